@@ -936,7 +936,7 @@ var File_infractl_v1_rollout_proto protoreflect.FileDescriptor
 
 const file_infractl_v1_rollout_proto_rawDesc = "" +
 	"\n" +
-	"\x19infractl/v1/rollout.proto\x12\vinfractl.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18infractl/v1/report.proto\x1a\x16infractl/v1/site.proto\x1a\x16infractl/v1/task.proto\"\xac\x02\n" +
+	"\x19infractl/v1/rollout.proto\x12\vinfractl.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16infractl/v1/site.proto\x1a\x16infractl/v1/task.proto\"\xac\x02\n" +
 	"\vNodeRollout\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x123\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x1d.infractl.v1.NodeRolloutStateR\x05state\x12\x12\n" +
@@ -1082,7 +1082,6 @@ func file_infractl_v1_rollout_proto_init() {
 	if File_infractl_v1_rollout_proto != nil {
 		return
 	}
-	file_infractl_v1_report_proto_init()
 	file_infractl_v1_site_proto_init()
 	file_infractl_v1_task_proto_init()
 	type x struct{}

@@ -1,0 +1,87 @@
+package provider
+
+import (
+	"context"
+	"slices"
+
+	v1 "github.com/infractl/infractl/proto/infractl/v1"
+)
+
+// Bound is a provider with its section of the host spec, so that the engine can hold providers of all kinds in one list.
+type Bound interface {
+	// Name is the provider's name.
+	Name() string
+	// At reports whether the provider takes part in a stage.
+	At(stage Stage) bool
+	// Plan compares host and spec at a stage. It returns nil when the section is absent: not managed.
+	Plan(ctx context.Context, spec *v1.HostSpec, stage Stage, laggards []string) (Step, error)
+	// Keep makes what was applied survive a reboot.
+	Keep(ctx context.Context, spec *v1.HostSpec, stage Stage, laggards []string) error
+	// Rollback brings back what a snapshot saw.
+	Rollback(ctx context.Context, snapshot []byte) error
+}
+
+// Step is a plan that is ready to be carried out.
+type Step interface {
+	// Name is the provider's name.
+	Name() string
+	// Changes are empty when the host is in sync.
+	Changes() []*v1.Change
+	// Snapshot returns all that Rollback needs.
+	Snapshot(ctx context.Context) ([]byte, error)
+	// Apply makes the wish true.
+	Apply(ctx context.Context) error
+	// Verify looks at behaviour.
+	Verify(ctx context.Context) error
+}
+
+// Bind gives a provider its section and the stages it takes part in. section returns false when it is absent.
+func Bind[S any](p Provider[S], section func(*v1.HostSpec) (S, bool), stages ...Stage) Bound {
+	return &bound[S]{provider: p, section: section, stages: stages}
+}
+
+type bound[S any] struct {
+	provider Provider[S]
+	section  func(*v1.HostSpec) (S, bool)
+	stages   []Stage
+}
+
+func (b *bound[S]) Name() string        { return b.provider.Name() }
+func (b *bound[S]) At(stage Stage) bool { return slices.Contains(b.stages, stage) }
+
+func (b *bound[S]) Plan(ctx context.Context, spec *v1.HostSpec, stage Stage, laggards []string) (Step, error) {
+	section, ok := b.section(spec)
+	if !ok {
+		return nil, nil
+	}
+	plan, err := b.provider.Plan(ctx, Wish[S]{Spec: section, Stage: stage, Laggards: laggards})
+	if err != nil {
+		return nil, err
+	}
+	return &step[S]{provider: b.provider, plan: plan}, nil
+}
+
+func (b *bound[S]) Keep(ctx context.Context, spec *v1.HostSpec, stage Stage, laggards []string) error {
+	section, ok := b.section(spec)
+	if !ok {
+		return nil
+	}
+	return b.provider.Keep(ctx, Wish[S]{Spec: section, Stage: stage, Laggards: laggards})
+}
+
+func (b *bound[S]) Rollback(ctx context.Context, snapshot []byte) error {
+	return b.provider.Rollback(ctx, snapshot)
+}
+
+type step[S any] struct {
+	provider Provider[S]
+	plan     Plan[S]
+}
+
+func (s *step[S]) Name() string          { return s.provider.Name() }
+func (s *step[S]) Changes() []*v1.Change { return s.plan.Changes }
+func (s *step[S]) Snapshot(ctx context.Context) ([]byte, error) {
+	return s.provider.Snapshot(ctx, s.plan)
+}
+func (s *step[S]) Apply(ctx context.Context) error  { return s.provider.Apply(ctx, s.plan) }
+func (s *step[S]) Verify(ctx context.Context) error { return s.provider.Verify(ctx, s.plan.Wish) }
