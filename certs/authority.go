@@ -199,7 +199,7 @@ func Open(dir string, clk clock.Clock) (*Authority, error) {
 	if !a.root.IsCA || a.root.CheckSignatureFrom(a.root) != nil || ValidateName("site", a.site) != nil {
 		return nil, errs.Wrap(op, damaged(dir, rootCertFile))
 	}
-	if data, err = readPrivate(filepath.Join(dir, issuingFile)); err != nil {
+	if data, err = ReadPrivate(filepath.Join(dir, issuingFile)); err != nil {
 		return nil, errs.Wrap(op, err)
 	}
 	if err := a.setIssuing(data); err != nil {

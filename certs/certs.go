@@ -11,7 +11,6 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"math/big"
-	"regexp"
 	"time"
 
 	"github.com/infractl/infractl/internal/errs"
@@ -39,12 +38,10 @@ const MaxCSR = 4096
 // Scheme is the scheme of the URI that names an identity: infractl://<site>/<kind>/<name>.
 const Scheme = "infractl"
 
-var label = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
-
 // ValidateName returns an Invalid error unless name is a DNS label: 1 to 63 lower-case letters, digits and inner hyphens.
 // what says in the error what the name is for.
 func ValidateName(what, name string) error {
-	if label.MatchString(name) {
+	if isLabel(name) {
 		return nil
 	}
 	if len(name) > 70 {
@@ -52,6 +49,18 @@ func ValidateName(what, name string) error {
 	}
 	return errs.New(errs.Invalid, "%s name %q is not a DNS label", what, name).
 		WithHint("use 1 to 63 lower-case letters, digits and inner hyphens")
+}
+
+func isLabel(s string) bool {
+	if s == "" || len(s) > 63 || s[0] == '-' || s[len(s)-1] == '-' {
+		return false
+	}
+	for _, c := range []byte(s) {
+		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
+			return false
+		}
+	}
+	return true
 }
 
 // SerialHex writes a serial number the one way that lists, notices and audit use: 32 lower-case hex digits.

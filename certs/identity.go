@@ -132,7 +132,7 @@ func parseURI(u *url.URL) (Identity, bool) {
 	default:
 		return Identity{}, false
 	}
-	if !found || !label.MatchString(id.Site) || !label.MatchString(name) {
+	if !found || !isLabel(id.Site) || !isLabel(name) {
 		return Identity{}, false
 	}
 	// The text must be the canonical one: no user, port, query, fragment or escape hides in it.

@@ -103,7 +103,7 @@ func WriteKey(path string, key crypto.Signer) error {
 
 // ReadKey reads a key that WriteKey wrote. A key that others may read is refused with Precondition.
 func ReadKey(path string) (crypto.Signer, error) {
-	data, err := readPrivate(path)
+	data, err := ReadPrivate(path)
 	if err != nil {
 		return nil, errs.Wrap("read key", err)
 	}
@@ -114,8 +114,9 @@ func ReadKey(path string) (crypto.Signer, error) {
 	return key, nil
 }
 
-// readPrivate reads a file that holds a key, and refuses it when group or others have any right to it.
-func readPrivate(path string) ([]byte, error) {
+// ReadPrivate reads a file that holds a key; where group or others have any right to it, it is refused with Precondition, and
+// an absent one is NotFound.
+func ReadPrivate(path string) ([]byte, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, pathError(path, err)
