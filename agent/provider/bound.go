@@ -21,6 +21,12 @@ type Bound interface {
 	Rollback(ctx context.Context, snapshot []byte) error
 }
 
+// Widener is what a provider implements that can leave old ways open for laggards.
+type Widener interface {
+	// Widened lists old lines and ports that still stand, for people.
+	Widened(ctx context.Context) []string
+}
+
 // Step is a plan that is ready to be carried out.
 type Step interface {
 	// Name is the provider's name.
@@ -67,6 +73,14 @@ func (b *bound[S]) Keep(ctx context.Context, spec *v1.HostSpec, stage Stage, lag
 		return nil
 	}
 	return b.provider.Keep(ctx, Wish[S]{Spec: section, Stage: stage, Laggards: laggards})
+}
+
+// Widened implements Widener for providers that do.
+func (b *bound[S]) Widened(ctx context.Context) []string {
+	if w, ok := b.provider.(Widener); ok {
+		return w.Widened(ctx)
+	}
+	return nil
 }
 
 func (b *bound[S]) Rollback(ctx context.Context, snapshot []byte) error {

@@ -1,0 +1,213 @@
+package engine
+
+import (
+	"context"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/infractl/infractl/agent/provider"
+	"github.com/infractl/infractl/internal/errs"
+	v1 "github.com/infractl/infractl/proto/infractl/v1"
+)
+
+// Times of the confirm loop.
+const (
+	confirmPause   = 150 * time.Millisecond // between two tries
+	confirmTimeout = 5 * time.Second        // of one try
+	// revertAhead is how long before the armed revert the agent begins its own: the timer is for a dead agent.
+	revertAhead = 200 * time.Millisecond
+)
+
+// commit makes a phase that could lock somebody out, and reports whether the host now is as the phase wants it.
+func (a *apply) commit(ctx context.Context, phase v1.Phase, stage provider.Stage) bool {
+	started := a.clock.Now()
+	failed := v1.PhaseOutcome_PHASE_OUTCOME_FAILED
+	steps, err := a.plan(ctx, a.spec, stage, a.task.GetLaggards())
+	if err != nil {
+		a.add(phase, failed, nil, started, err)
+		return false
+	}
+	if len(steps) == 0 {
+		a.keepAll(ctx, stage)
+		a.add(phase, v1.PhaseOutcome_PHASE_OUTCOME_IN_SYNC, nil, started, nil)
+		return true
+	}
+	if !a.task.GetWitnessed() {
+		a.add(phase, v1.PhaseOutcome_PHASE_OUTCOME_WAITING, steps, started,
+			errs.New(errs.Precondition, "the commit needs witnesses and has none"))
+		return false
+	}
+	window := min(max(a.task.GetWindow().AsDuration(), minWindow), maxWindow)
+	if a.task.GetWindow() == nil {
+		window = DefaultWindow
+	}
+	a.progress(phase, "snapshot")
+	if err := a.arm(ctx, stage, steps, window); err != nil {
+		a.add(phase, failed, steps, started, err)
+		return false
+	}
+	// From here on a canceled task or a stopping agent must not leave the commit half done: it goes on to its end, and the
+	// armed revert is there for a dead one.
+	ctx = context.WithoutCancel(ctx)
+	deadline := time.Now().Add(window - revertAhead)
+	if err := a.applySteps(ctx, phase, steps); err != nil {
+		a.revert(ctx)
+		a.add(phase, failed, steps, started, err)
+		return false
+	}
+	if err := a.confirm(ctx, phase, deadline); err != nil {
+		a.revert(ctx)
+		a.add(phase, v1.PhaseOutcome_PHASE_OUTCOME_UNCONFIRMED, steps, started, err)
+		return false
+	}
+	won, err := a.records.move(a.task.GetCommitId(), armed, kept)
+	if err != nil || !won {
+		if err == nil {
+			err = errs.New(errs.Timeout, "the confirmation came too late; the revert had begun")
+		}
+		a.revert(ctx)
+		a.add(phase, v1.PhaseOutcome_PHASE_OUTCOME_UNCONFIRMED, steps, started, err)
+		return false
+	}
+	a.disarm()
+	if err := a.finish(ctx, a.task.GetCommitId()); err != nil {
+		// The host is right until its next boot, and Recover tries again then.
+		a.log.Error("a kept commit could not be made durable", "commit", a.task.GetCommitId(), "error", err)
+	}
+	a.add(phase, v1.PhaseOutcome_PHASE_OUTCOME_KEPT, steps, started, nil)
+	return true
+}
+
+// arm takes the snapshots, writes the record and arms the revert outside the agent, in this order.
+func (a *apply) arm(ctx context.Context, stage provider.Stage, steps []provider.Step, window time.Duration) error {
+	rec := record{
+		ID: a.task.GetCommitId(), TaskID: a.taskID, Stage: stage, SpecDigest: a.task.GetSpecDigest(), Spec: a.task.GetSpec(),
+		SiteRevision: a.task.GetSiteRevision(), ResourceRevision: a.task.GetResourceRevision(),
+		Laggards: a.task.GetLaggards(), Started: a.clock.Now(), Window: window,
+	}
+	for _, s := range steps {
+		snapshot, err := s.Snapshot(ctx)
+		if err != nil {
+			return errs.Wrap("snapshot "+s.Name(), err)
+		}
+		rec.Steps = append(rec.Steps, stepRecord{Provider: s.Name(), Snapshot: snapshot})
+	}
+	a.records.prune()
+	if err := a.records.create(rec); err != nil {
+		return err
+	}
+	if err := a.armer.Arm(ctx, rec.ID, window); err != nil {
+		// Nothing was applied yet; without an armed revert nothing will be.
+		if _, moved := a.records.move(rec.ID, armed, reverted); moved != nil {
+			a.log.Error("could not close the record of a commit that was not begun", "error", moved)
+		}
+		return err
+	}
+	return nil
+}
+
+func (a *apply) applySteps(ctx context.Context, phase v1.Phase, steps []provider.Step) error {
+	for _, s := range steps {
+		a.progress(phase, s.Name())
+		if err := s.Apply(ctx); err != nil {
+			return errs.Wrap("apply "+s.Name(), err)
+		}
+	}
+	a.progress(phase, "verify")
+	for _, s := range steps {
+		if err := s.Verify(ctx); err != nil {
+			return errs.Wrap("verify "+s.Name(), err)
+		}
+	}
+	return nil
+}
+
+// confirm asks until the server decides or the window ends.
+func (a *apply) confirm(ctx context.Context, phase v1.Phase, deadline time.Time) error {
+	ctx, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
+	a.progress(phase, "confirm")
+	var last error
+	for {
+		answer, err := a.askOnce(ctx, deadline)
+		switch {
+		case err != nil:
+			last = errs.Wrap("the server does not answer on a new connection", err)
+		case answer.GetDecision() == v1.ConfirmDecision_CONFIRM_DECISION_CONFIRMED:
+			return nil
+		case answer.GetDecision() == v1.ConfirmDecision_CONFIRM_DECISION_REFUSED:
+			return errs.New(errs.Precondition, "the server refuses the commit: %s", answer.GetReason())
+		default:
+			last = errs.New(errs.Timeout, "no report from witness %v", answer.GetWaitingFor())
+		}
+		select {
+		case <-ctx.Done():
+			return errs.New(errs.Timeout, "not confirmed in time: %w", last)
+		case <-time.After(confirmPause):
+		}
+	}
+}
+
+func (a *apply) askOnce(ctx context.Context, deadline time.Time) (*v1.ConfirmResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
+	defer cancel()
+	return a.confirmer.Confirm(ctx, &v1.ConfirmRequest{
+		CommitId: a.task.GetCommitId(), SpecDigest: a.task.GetSpecDigest(), Remaining: durationpb.New(time.Until(deadline)),
+	})
+}
+
+// revert brings the former state back now, together with whoever else does.
+func (a *apply) revert(ctx context.Context) {
+	if err := a.reverter.Revert(ctx, a.task.GetCommitId()); err != nil {
+		a.log.Error("revert failed; the armed one and the next boot will try again", "error", err)
+		return
+	}
+	a.disarm()
+}
+
+func (a *apply) disarm() {
+	id := a.task.GetCommitId()
+	a.background.Add(1)
+	go func() {
+		defer a.background.Done()
+		if err := a.armer.Disarm(context.Background(), id); err != nil {
+			a.log.Debug("could not disarm a revert; it will find nothing to do", "commit", id, "error", err)
+		}
+	}()
+}
+
+// finish makes a kept commit durable.
+func (e *Engine) finish(ctx context.Context, id string) error {
+	rec, err := e.records.load(id, kept)
+	if err != nil {
+		return err
+	}
+	spec, err := decodeStored(rec)
+	if err != nil {
+		return err
+	}
+	for _, s := range rec.Steps {
+		p, ok := e.reverter.providers[s.Provider]
+		if !ok {
+			continue
+		}
+		if err := p.Keep(ctx, spec, rec.Stage, rec.Laggards); err != nil {
+			return errs.Wrap("keep "+s.Provider, err)
+		}
+	}
+	_, err = e.records.move(id, kept, done)
+	return err
+}
+
+// keepAll makes durable what is in sync already: a host on which a commit was kept but its boot files were lost.
+func (a *apply) keepAll(ctx context.Context, stage provider.Stage) {
+	for _, p := range a.providers {
+		if !p.At(stage) {
+			continue
+		}
+		if err := p.Keep(ctx, a.spec, stage, a.task.GetLaggards()); err != nil {
+			a.log.Error("could not make the present state durable", "provider", p.Name(), "error", err)
+		}
+	}
+}
