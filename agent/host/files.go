@@ -100,10 +100,16 @@ func (h *Host) Write(want File) (changed bool, err error) {
 	}
 	path := h.Path(want.Path)
 	if want.Absent {
+		if err := h.fault("remove " + want.Path); err != nil {
+			return false, err
+		}
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return false, errs.Wrap("remove "+want.Path, err)
 		}
 		return true, syncDir(filepath.Dir(path))
+	}
+	if err := h.fault("write " + want.Path); err != nil {
+		return false, err
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return false, diskError("write "+want.Path, err)
@@ -148,6 +154,9 @@ func (h *Host) Remove(path string) error {
 // Rename renames within one file system and syncs both folders. It fails with fs.ErrNotExist when from is not there, which
 // is how two that race for a record find out who won.
 func (h *Host) Rename(from, to string) error {
+	if err := h.fault("rename " + from); err != nil {
+		return err
+	}
 	if err := os.Rename(h.Path(from), h.Path(to)); err != nil {
 		return err
 	}
@@ -162,6 +171,9 @@ func (h *Host) Rename(from, to string) error {
 
 // Mkdir makes a folder with its parents.
 func (h *Host) Mkdir(path string, mode fs.FileMode) error {
+	if err := h.fault("mkdir " + path); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(h.Path(path), mode); err != nil {
 		return diskError("make folder "+path, err)
 	}
@@ -169,7 +181,12 @@ func (h *Host) Mkdir(path string, mode fs.FileMode) error {
 }
 
 // RemoveAll removes a folder with all that is in it.
-func (h *Host) RemoveAll(path string) error { return os.RemoveAll(h.Path(path)) }
+func (h *Host) RemoveAll(path string) error {
+	if err := h.fault("remove " + path); err != nil {
+		return err
+	}
+	return os.RemoveAll(h.Path(path))
+}
 
 // Snapshot reads files, so that Restore can bring them back.
 func (h *Host) Snapshot(paths ...string) ([]File, error) {

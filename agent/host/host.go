@@ -59,6 +59,7 @@ type Host struct {
 	root   string
 	runner Runner
 	log    hclog.Logger
+	fault  func(op string) error
 }
 
 // Config makes a Host.
@@ -69,6 +70,9 @@ type Config struct {
 	Runner Runner
 	// Log gets a line per command at debug level; nil means none.
 	Log hclog.Logger
+	// Fault is asked before each change of a file ("write /etc/x", "remove ...", "rename ...", "mkdir ..."); an error stops
+	// it. It lets a test fail any of them; nil on a real host.
+	Fault func(op string) error
 }
 
 // New returns a Host.
@@ -79,7 +83,10 @@ func New(cfg Config) *Host {
 	if cfg.Runner == nil {
 		cfg.Runner = execRunner{}
 	}
-	return &Host{root: strings.TrimSuffix(cfg.Root, "/"), runner: cfg.Runner, log: cfg.Log}
+	if cfg.Fault == nil {
+		cfg.Fault = func(string) error { return nil }
+	}
+	return &Host{root: strings.TrimSuffix(cfg.Root, "/"), runner: cfg.Runner, log: cfg.Log, fault: cfg.Fault}
 }
 
 // Run runs a command.
