@@ -2,12 +2,14 @@ package sqlite
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
 
 	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/server/store"
 )
 
 // Backup implements store.Store. The copy is a database file by itself, without WAL, mode 0600; it appears under its name
@@ -25,8 +27,22 @@ func (s *Store) backup(ctx context.Context, path string) error {
 	}
 	defer os.Remove(tmp.Name())
 	defer tmp.Close()
-	if _, err := s.read.ExecContext(ctx, "VACUUM INTO ?", tmp.Name()); err != nil {
+	if s.isClosed() {
+		return store.Closed()
+	}
+	// A connection of its own: the readers' are query_only, which VACUUM INTO does not accept.
+	db, err := sql.Open("sqlite", s.dsn())
+	if err != nil {
 		return s.failure(ctx, err)
+	}
+	defer db.Close()
+	if _, err := db.ExecContext(ctx, "VACUUM INTO ?", tmp.Name()); err != nil {
+		err = s.failure(ctx, err)
+		if errs.Is(err, errs.Exhausted) {
+			return errs.New(errs.Exhausted, "the disk of the backup is full: %w", err).At(path).
+				WithHint("free space on the file system of %s, or choose another one", dir)
+		}
+		return err
 	}
 	if err := tmp.Sync(); err != nil {
 		return backupError(path, err)

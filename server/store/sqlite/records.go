@@ -26,7 +26,7 @@ func (s *Store) Get(ctx context.Context, kind store.Kind, name string) (store.Re
 	if err != nil {
 		return store.Record{}, errs.Wrap("read "+string(kind), s.failure(ctx, err))
 	}
-	rec.Created, rec.Updated = stamp(created), stamp(updated)
+	rec.Created, rec.Updated, rec.Data = stamp(created), stamp(updated), notNil(rec.Data)
 	return rec, nil
 }
 
@@ -48,7 +48,7 @@ func (s *Store) List(ctx context.Context, kind store.Kind, opts store.ListOption
 		if err := rows.Scan(&rec.Name, &rec.Revision, &created, &updated, &rec.Data); err != nil {
 			return nil, errs.Wrap("list "+string(kind), s.failure(ctx, err))
 		}
-		if opts.NamesOnly {
+		if rec.Data = notNil(rec.Data); opts.NamesOnly {
 			rec.Data = nil
 		}
 		rec.Created, rec.Updated = stamp(created), stamp(updated)
@@ -90,6 +90,14 @@ func behind(prefix string) string {
 	b := []byte(prefix)
 	b[len(b)-1]++
 	return string(b)
+}
+
+// notNil tells a record without data, which the driver reads as nil, from one whose data was not read.
+func notNil(data []byte) []byte {
+	if data == nil {
+		return []byte{}
+	}
+	return data
 }
 
 func stamp(micro int64) time.Time { return time.UnixMicro(micro).UTC() }
