@@ -409,7 +409,10 @@ type PlanSiteResponse struct {
 	// Waves are the waves of the rollout.
 	Waves []*Wave `protobuf:"bytes,3,rep,name=waves,proto3" json:"waves,omitempty"`
 	// Findings are warnings and information about the file.
-	Findings      []*Finding `protobuf:"bytes,4,rep,name=findings,proto3" json:"findings,omitempty"`
+	Findings []*Finding `protobuf:"bytes,4,rep,name=findings,proto3" json:"findings,omitempty"`
+	// Settled says that an apply would do nothing at all: the files are those of the base revision, every node answered, has no
+	// changes, and has kept everything.
+	Settled       bool `protobuf:"varint,5,opt,name=settled,proto3" json:"settled,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -470,6 +473,13 @@ func (x *PlanSiteResponse) GetFindings() []*Finding {
 		return x.Findings
 	}
 	return nil
+}
+
+func (x *PlanSiteResponse) GetSettled() bool {
+	if x != nil {
+		return x.Settled
+	}
+	return false
 }
 
 // NodePlan is what an apply would do on one node.
@@ -1192,12 +1202,13 @@ const file_infractl_v1_site_proto_rawDesc = "" +
 	"\x05nodes\x18\x03 \x03(\tR\x05nodes\"X\n" +
 	"\x0fPlanSiteRequest\x12/\n" +
 	"\x06source\x18\x01 \x01(\v2\x17.infractl.v1.SiteSourceR\x06source\x12\x14\n" +
-	"\x05nodes\x18\x02 \x03(\tR\x05nodes\"\xbf\x01\n" +
+	"\x05nodes\x18\x02 \x03(\tR\x05nodes\"\xd9\x01\n" +
 	"\x10PlanSiteResponse\x12#\n" +
 	"\rbase_revision\x18\x01 \x01(\x04R\fbaseRevision\x12+\n" +
 	"\x05nodes\x18\x02 \x03(\v2\x15.infractl.v1.NodePlanR\x05nodes\x12'\n" +
 	"\x05waves\x18\x03 \x03(\v2\x11.infractl.v1.WaveR\x05waves\x120\n" +
-	"\bfindings\x18\x04 \x03(\v2\x14.infractl.v1.FindingR\bfindings\"\xa8\x01\n" +
+	"\bfindings\x18\x04 \x03(\v2\x14.infractl.v1.FindingR\bfindings\x12\x18\n" +
+	"\asettled\x18\x05 \x01(\bR\asettled\"\xa8\x01\n" +
 	"\bNodePlan\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12-\n" +
 	"\achanges\x18\x02 \x03(\v2\x13.infractl.v1.ChangeR\achanges\x12%\n" +
