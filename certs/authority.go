@@ -13,8 +13,9 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/infractl/infractl/internal/clock"
 	"github.com/infractl/infractl/internal/errs"
@@ -65,9 +66,9 @@ func Create(dir, site string, clk clock.Clock) (*Authority, error) {
 			return nil, errs.Wrap(op, err)
 		}
 	}
-	// rename replaces an empty folder and fails on one that holds anything.
-	if err := os.Rename(tmp, dir); err != nil {
-		if errors.Is(err, syscall.ENOTEMPTY) || errors.Is(err, syscall.EEXIST) || errors.Is(err, syscall.ENOTDIR) {
+	// rename(2) replaces an empty folder and fails on one that holds anything; os.Rename refuses the empty one too.
+	if err := unix.Rename(tmp, dir); err != nil {
+		if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EEXIST) || errors.Is(err, unix.ENOTDIR) {
 			return nil, &errs.Error{Op: op, Code: errs.Exists, Where: dir, Message: "the folder is not empty",
 				Hint: "an authority is never overwritten; choose another folder, or move this one away"}
 		}
