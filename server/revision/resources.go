@@ -1,0 +1,56 @@
+package revision
+
+import (
+	"context"
+	"maps"
+
+	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/server/store"
+)
+
+// resourcesName is the one record of its kind.
+const resourcesName = "witness-keys"
+
+// resources are the stored objects that host specs depend on beside the site.
+type resources struct {
+	// Revision grows when anything below changes.
+	Revision uint64 `json:"revision"`
+	// WitnessKeys are the public keys with which nodes and probes prove logins.
+	WitnessKeys map[string]string `json:"witness_keys"`
+}
+
+// resources returns the present resources. It compares the stored ones with what the fleet says now, and stores a new
+// revision of them when a key came, changed or went.
+func (r *Revisions) resources(ctx context.Context) (resources, error) {
+	nodes, err := r.cfg.Nodes.Nodes(ctx)
+	if err != nil {
+		return resources{}, errs.Wrap("read witness keys", err)
+	}
+	keys := map[string]string{}
+	for i := range nodes {
+		if n := &nodes[i]; n.WitnessKey != "" && !n.IsRevoked() {
+			keys[n.Name] = n.WitnessKey
+		}
+	}
+	for {
+		it, err := r.keys.Get(ctx, resourcesName)
+		expect := it.Revision
+		if errs.Is(err, errs.NotFound) {
+			expect, err = store.Absent, nil
+		}
+		if err != nil {
+			return resources{}, errs.Wrap("read resources", err)
+		}
+		if expect != store.Absent && maps.Equal(it.Value.WitnessKeys, keys) {
+			return it.Value, nil
+		}
+		next := resources{Revision: it.Value.Revision + 1, WitnessKeys: keys}
+		_, err = r.keys.Put(ctx, resourcesName, next, expect)
+		if err == nil {
+			return next, nil
+		}
+		if !errs.Is(err, errs.Conflict) && !errs.Is(err, errs.Exists) {
+			return resources{}, errs.Wrap("store resources", err)
+		}
+	}
+}
