@@ -140,16 +140,16 @@ type PinnedOptions struct {
 // leaf that is a server of the site.
 func PinnedClientConfig(o PinnedOptions) *tls.Config {
 	return clientBase(nil, func(presented []*x509.Certificate) error {
-		roots := x509.NewCertPool()
-		for _, c := range presented {
-			if certs.FingerprintOf(c) == o.Fingerprint {
-				roots.AddCert(c)
-			}
-		}
-		if roots.Equal(x509.NewCertPool()) {
+		root := pinned(presented, o.Fingerprint)
+		if root == nil {
 			return errs.New(errs.Unauthenticated, "the server's root is not the one that the token pins").
 				WithHint("the server was set up anew, or this is another server; make a new token on the right one")
 		}
+		if !root.IsCA || root.CheckSignatureFrom(root) != nil {
+			return errs.New(errs.Unauthenticated, "the token pins a certificate that is no root")
+		}
+		roots := x509.NewCertPool()
+		roots.AddCert(root)
 		// A certificate is inside its own life when it begins, and so are those above it.
 		chain, err := verifyServer(presented, roots, presented[0].NotBefore, o.Site, "")
 		if err != nil {
@@ -160,6 +160,15 @@ func PinnedClientConfig(o PinnedOptions) *tls.Config {
 		}
 		return nil
 	})
+}
+
+func pinned(presented []*x509.Certificate, fingerprint string) *x509.Certificate {
+	for _, c := range presented {
+		if certs.FingerprintOf(c) == fingerprint {
+			return c
+		}
+	}
+	return nil
 }
 
 // CheckValidity returns Unauthenticated unless each certificate of chain is valid at now.
