@@ -1,0 +1,201 @@
+// Package client connects the command line to the server with the operator's identity, which lives in a folder of the
+// operator's and nowhere else.
+package client
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/infractl/infractl/certs"
+	"github.com/infractl/infractl/internal/clock"
+	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/mtls"
+	v1 "github.com/infractl/infractl/proto/infractl/v1"
+)
+
+// Settings are what the command line remembers beside the identity.
+type Settings struct {
+	// Site is the site's name.
+	Site string `json:"site"`
+	// Servers are host:port of the API.
+	Servers []string `json:"servers"`
+	// Role is the operator's role at the last login.
+	Role string `json:"role"`
+}
+
+// Folder is the operator's folder: identity and settings.
+type Folder struct {
+	dir   string
+	creds *mtls.Credentials
+}
+
+// DefaultDir returns $INFRACTL_CONFIG, or infractl below the user's configuration folder.
+func DefaultDir() (string, error) {
+	if dir := os.Getenv("INFRACTL_CONFIG"); dir != "" {
+		return dir, nil
+	}
+	base, err := os.UserConfigDir()
+	if err != nil {
+		return "", errs.New(errs.Precondition, "no configuration folder: %w", err).WithHint("set INFRACTL_CONFIG to a folder")
+	}
+	return filepath.Join(base, "infractl"), nil
+}
+
+// NewFolder returns the operator's folder at dir.
+func NewFolder(dir string) *Folder { return &Folder{dir: dir, creds: mtls.NewCredentials(dir)} }
+
+// Dir returns the folder's path.
+func (f *Folder) Dir() string { return f.dir }
+
+func (f *Folder) settingsFile() string { return filepath.Join(f.dir, "settings.json") }
+
+// Settings reads the settings; NotFound says that there was no login.
+func (f *Folder) Settings() (Settings, error) {
+	var s Settings
+	data, err := os.ReadFile(f.settingsFile())
+	if errors.Is(err, fs.ErrNotExist) {
+		return s, errs.New(errs.Unauthenticated, "not logged in").At(f.dir).
+			WithHint("on the server's machine, as root: infractl-server admin-code, then infractl login --name YOU")
+	}
+	if err != nil {
+		return s, errs.Wrap("read settings", err)
+	}
+	if err := json.Unmarshal(data, &s); err != nil {
+		return s, errs.New(errs.Invalid, "settings do not parse: %w", err).At(f.settingsFile()).WithHint("log in again: infractl login")
+	}
+	return s, nil
+}
+
+// Store keeps an identity that the server gave for key.
+func (f *Folder) Store(key *KeyAndCSR, id *v1.OperatorIdentity) error {
+	cred, err := mtls.NewCredential(key.Key, id.GetCertificatePem(), id.GetRootPem())
+	if err != nil {
+		return errs.Wrap("store identity", err)
+	}
+	if err := f.creds.WriteCandidate(cred); err != nil {
+		return err
+	}
+	if err := f.creds.Promote(); err != nil {
+		return err
+	}
+	data, err := json.MarshalIndent(Settings{Site: id.GetSite(), Servers: id.GetServerAddresses(), Role: id.GetRole().String()}, "", "  ")
+	if err != nil {
+		return errs.Wrap("store settings", err)
+	}
+	return certs.WriteFile(f.settingsFile(), append(data, '\n'), 0o600)
+}
+
+// Options say how to connect.
+type Options struct {
+	// Server replaces the stored addresses: host:port.
+	Server string
+	// Clock is the operator's clock.
+	Clock clock.Clock
+	// DialTimeout bounds the connection; 0 means 5 s.
+	DialTimeout time.Duration
+}
+
+// Connect opens a connection to the first server that answers, and renews the identity when two thirds of its life are over.
+func (f *Folder) Connect(ctx context.Context, o Options) (*grpc.ClientConn, error) {
+	settings, err := f.Settings()
+	if err != nil {
+		return nil, err
+	}
+	cred, err := f.creds.Current()
+	if err != nil {
+		return nil, err
+	}
+	if now := o.Clock.Now(); now.After(cred.Leaf.NotAfter) {
+		return nil, errs.New(errs.Unauthenticated, "the certificate of %s expired at %s", cred.Identity.Name,
+			cred.Leaf.NotAfter.Format(time.RFC3339)).WithHint("log in again: infractl login")
+	}
+	servers := settings.Servers
+	if o.Server != "" {
+		servers = []string{o.Server}
+	}
+	conn, err := f.dialAny(ctx, servers, settings, cred, o)
+	if err != nil {
+		return nil, err
+	}
+	if o.Clock.Now().After(certs.RenewAt(cred.Leaf)) {
+		// A failed renewal is tried again by the next call; the present certificate still works.
+		_ = f.renew(ctx, conn)
+	}
+	return conn, nil
+}
+
+func (f *Folder) dialAny(ctx context.Context, servers []string, s Settings, cred *mtls.Credential, o Options) (*grpc.ClientConn, error) {
+	if o.DialTimeout == 0 {
+		o.DialTimeout = 5 * time.Second
+	}
+	cfg, err := mtls.ClientConfig(mtls.ClientOptions{RootPEM: cred.RootPEM, Site: s.Site, Clock: o.Clock,
+		Certificate: func() (*tls.Certificate, error) { return cred.TLS, nil }})
+	if err != nil {
+		return nil, err
+	}
+	var failed error
+	for _, addr := range servers {
+		conn, err := dial(ctx, addr, o.DialTimeout, credentials.NewTLS(cfg))
+		if err == nil {
+			return conn, nil
+		}
+		failed = err
+	}
+	if failed == nil {
+		failed = errs.New(errs.Precondition, "no server address is known").WithHint("name one: --server HOST:PORT")
+	}
+	return nil, failed
+}
+
+func dial(ctx context.Context, addr string, limit time.Duration, tc credentials.TransportCredentials) (*grpc.ClientConn, error) {
+	conn, err := grpc.NewClient("passthrough:///"+addr, append(mtls.ClientGRPC(), grpc.WithTransportCredentials(tc))...)
+	if err != nil {
+		return nil, errs.New(errs.Invalid, "%w", err).At(addr)
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	conn.Connect()
+	for state := conn.GetState(); state != connectivity.Ready; state = conn.GetState() {
+		if !conn.WaitForStateChange(ctx, state) || state == connectivity.TransientFailure {
+			conn.Close()
+			return nil, errs.New(errs.Unavailable, "the server does not answer").At(addr).
+				WithHint("is the VPN up, and does infractl-server run? On the server: systemctl status infractl-server")
+		}
+	}
+	return conn, nil
+}
+
+// Socket opens the server's Unix socket on its own machine.
+func Socket(path string) (*grpc.ClientConn, error) {
+	conn, err := grpc.NewClient("passthrough:///unix", grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", path)
+		}))
+	return conn, errs.Wrap("open "+path, err)
+}
+
+// renew asks for a new certificate for a new key.
+func (f *Folder) renew(ctx context.Context, conn *grpc.ClientConn) error {
+	key, err := NewKey()
+	if err != nil {
+		return err
+	}
+	answer, err := v1.NewOperatorServiceClient(conn).RenewOperator(ctx, &v1.RenewOperatorRequest{Csr: key.CSR})
+	if err != nil {
+		return errs.Wrap("renew identity", errs.FromGRPC(err))
+	}
+	return f.Store(key, answer.GetIdentity())
+}

@@ -1,0 +1,99 @@
+package cmd
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/infractl/infractl/cli/output"
+	"github.com/infractl/infractl/internal/errs"
+	v1 "github.com/infractl/infractl/proto/infractl/v1"
+)
+
+func (a *app) tokenCmd() *cobra.Command {
+	c := &cobra.Command{Use: "token", Short: "Make, list and revoke join tokens"}
+	c.AddCommand(a.tokenCreateCmd(), a.tokenListCmd(), a.tokenRevokeCmd())
+	return c
+}
+
+func (a *app) tokenCreateCmd() *cobra.Command {
+	var node, role string
+	var ttl time.Duration
+	c := &cobra.Command{
+		Use: "create", Short: "Make a one-use join token for a node or a role",
+		Long: `Make a one-use join token. Its text is printed once, to stdout, and goes to the machine as /etc/infractl/join-token, into
+its cloud-init seed, or into the environment of the agent's unit.`,
+		Example: "  infractl token create --node srv-prod > join-token\n  infractl token create --role prod --ttl 15m",
+		Args:    cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if (node == "") == (role == "") {
+				return errs.New(errs.Invalid, "a token is for a node or for a role").WithHint("infractl token create --node NAME, or --role ROLE")
+			}
+			return a.withServer(c.Context(), func(ctx context.Context, conn *grpc.ClientConn, w *output.Writer) error {
+				req := &v1.CreateTokenRequest{Node: node, Role: role}
+				if ttl != 0 {
+					req.Ttl = durationpb.New(ttl)
+				}
+				t, err := v1.NewTokenServiceClient(conn).CreateToken(ctx, req)
+				if err != nil {
+					return err
+				}
+				return w.Message(t, func() error {
+					_, err := fmt.Fprintln(a.streams.Out, t.GetJoin())
+					a.note("token %s for %s, ends %s; it is shown this once", t.GetToken().GetId(), node+role, a.until(t.GetToken().GetExpires()))
+					return err
+				})
+			})
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&node, "node", "", "the node that it is for")
+	f.StringVar(&role, "role", "", "the role that it is for: the first new node of that role may use it")
+	f.DurationVar(&ttl, "ttl", 0, "how long it lives (default 1h)")
+	a.completeNodes(c, "node")
+	return c
+}
+
+func (a *app) tokenListCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Short: "List tokens, without their secrets", Example: "  infractl token list", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return a.withServer(c.Context(), func(ctx context.Context, conn *grpc.ClientConn, w *output.Writer) error {
+				list, err := v1.NewTokenServiceClient(conn).ListTokens(ctx, &v1.ListTokensRequest{})
+				if err != nil {
+					return err
+				}
+				return w.Message(list, func() error {
+					var rows [][]string
+					for _, t := range list.GetTokens() {
+						state := a.until(t.GetExpires())
+						switch {
+						case t.GetUsedBy() != "":
+							state = "used by " + t.GetUsedBy()
+						case t.GetRevoked():
+							state = "revoked"
+						}
+						rows = append(rows, []string{t.GetId(), dash(t.GetNode()), dash(t.GetRole()), a.ago(t.GetCreated()), state, t.GetOperator()})
+					}
+					return w.Rows([]string{"TOKEN", "NODE", "ROLE", "MADE", "ENDS", "OPERATOR"}, rows)
+				})
+			})
+		},
+	}
+}
+
+func (a *app) tokenRevokeCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "revoke TOKEN", Short: "Make a token useless", Example: "  infractl token revoke t-1a2b", Args: exactArgs(1, "infractl token revoke t-1a2b"),
+		RunE: func(c *cobra.Command, args []string) error {
+			return a.withServer(c.Context(), func(ctx context.Context, conn *grpc.ClientConn, _ *output.Writer) error {
+				_, err := v1.NewTokenServiceClient(conn).RevokeToken(ctx, &v1.RevokeTokenRequest{Id: args[0]})
+				return err
+			})
+		},
+	}
+}
