@@ -1,0 +1,52 @@
+package sessiontest
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/binary"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/infractl/infractl/internal/errs"
+	v1 "github.com/infractl/infractl/proto/infractl/v1"
+)
+
+// Challenge implements the service.
+func (s *Server) Challenge(context.Context, *v1.ChallengeRequest) (*v1.ChallengeResponse, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.nonce = make([]byte, 32)
+	if _, err := rand.Read(s.nonce); err != nil {
+		return nil, err
+	}
+	return &v1.ChallengeResponse{Nonce: s.nonce, ServerTime: timestamppb.New(s.Clock.Now())}, nil
+}
+
+// Recover implements the service. It checks the signature with the request's key and the counter, and nothing else.
+func (s *Server) Recover(_ context.Context, r *v1.RecoverRequest) (*v1.RecoverResponse, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	csr, err := x509.ParseCertificateRequest(r.GetCsr())
+	if err != nil {
+		return nil, err
+	}
+	text := append([]byte("infractl recover\n"+r.GetNode()+"\n"), s.nonce...)
+	digest := sha256.Sum256(binary.BigEndian.AppendUint64(text, r.GetJoinCounter()))
+	if !bytes.Equal(r.GetNonce(), s.nonce) || !ecdsa.VerifyASN1(csr.PublicKey.(*ecdsa.PublicKey), digest[:], r.GetSignature()) {
+		return nil, errs.ToGRPC(errs.New(errs.Unauthenticated, "wrong signature"))
+	}
+	if r.GetJoinCounter() != s.counter {
+		return nil, errs.ToGRPC(errs.New(errs.Denied, "join counter %d, not %d", r.GetJoinCounter(), s.counter))
+	}
+	given, err := s.Issue(r.GetCsr(), r.GetNode())
+	if err != nil {
+		return nil, err
+	}
+	s.counter++
+	s.recovers++
+	return &v1.RecoverResponse{Identity: given, JoinCounter: s.counter, ServerTime: timestamppb.New(s.Clock.Now())}, nil
+}
