@@ -23,6 +23,7 @@ func (l *Lab) Down(ctx context.Context) error {
 	defer unlock()
 	var list []error
 	list = append(list, l.removeContainers(ctx))
+	endProcessesInCgroup(siteNetns(l.cfg.Name))
 	list = append(list, l.removeNetworks(ctx))
 	unmountBelow(l.volumeDir(""))
 	list = append(list, os.RemoveAll(l.volumeDir("")))
@@ -93,12 +94,10 @@ func (l *Lab) closeEngine() {
 
 // removeContainers removes every container of the lab, also of a lab whose engine has to be started for it.
 func (l *Lab) removeContainers(ctx context.Context) error {
-	if l.engine == nil {
-		l.engine = runningEngine(ctx)
-	}
-	if l.engine == nil {
-		if _, err := os.Stat(filepath.Join(l.cfg.CacheDir, "engine", "containers")); err != nil {
-			return nil // there never was one
+	l.closeEngine() // it may have ended meanwhile, or another one runs
+	if l.engine = runningEngine(ctx); l.engine == nil {
+		if entries, _ := os.ReadDir(filepath.Join(l.cfg.CacheDir, "engine", "containers")); len(entries) == 0 {
+			return nil
 		}
 		var err error
 		if l.engine, err = l.startEngine(ctx); err != nil {

@@ -23,6 +23,7 @@ const runDir = "/run/infractl-lab"
 const (
 	engineSocket  = runDir + "/docker.sock"
 	engineExec    = runDir + "/exec"
+	containerdDir = engineExec + "/containerd"
 	enginePidfile = runDir + "/dockerd.pid"
 	engineLog     = runDir + "/dockerd.log"
 	engineRecord  = runDir + "/engine.json"
@@ -92,7 +93,9 @@ func (l *Lab) startEngine(ctx context.Context) (*client.Client, error) {
 			return nil, errs.Wrap("start the engine", err)
 		}
 	}
-	for _, stale := range []string{enginePidfile, engineSocket} {
+	endOrphans("containerd")
+	// A dead process that nobody collected counts as alive for dockerd, so its number must not be found.
+	for _, stale := range []string{enginePidfile, engineSocket, containerdDir + "/containerd.pid", containerdDir + "/docker-containerd.pid"} {
 		_ = os.Remove(stale)
 	}
 	log, err := os.Create(engineLog)
@@ -144,18 +147,14 @@ func stopEngine() error {
 		}
 	}
 	if owner.alive() {
-		children := descendants(owner.Pid) // containerd, and shims of containers that nobody removed
 		_ = syscall.Kill(owner.Pid, syscall.SIGTERM)
 		if !waitGone(owner.alive, 15*time.Second) {
 			_ = syscall.Kill(owner.Pid, syscall.SIGKILL)
 			waitGone(owner.alive, 2*time.Second)
 		}
-		for _, pid := range children {
-			if exe, err := os.Readlink("/proc/" + strconv.Itoa(pid) + "/exe"); err == nil && strings.Contains(exe, "containerd") {
-				_ = syscall.Kill(pid, syscall.SIGKILL)
-			}
-		}
 	}
+	endOrphans("containerd")
+	endOrphans("containerd-shim-runc-v2")
 	if owner.CacheDir != "" {
 		unmountBelow(filepath.Join(owner.CacheDir, "engine"))
 	}
@@ -165,6 +164,26 @@ func stopEngine() error {
 		_ = os.Remove(name)
 	}
 	return errs.Wrap("stop the engine", os.RemoveAll(engineExec))
+}
+
+// endOrphans kills the engine's helpers of that name that outlived an engine which crashed. They are known by the folder
+// of our engine in their arguments. A shim is left to a new engine, which takes its container over.
+func endOrphans(program string) {
+	entries, _ := os.ReadDir("/proc")
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		line, _ := os.ReadFile("/proc/" + e.Name() + "/cmdline")
+		argv := strings.Split(string(line), "\x00")
+		if filepath.Base(argv[0]) != program || !strings.Contains(string(line), engineExec+"/") {
+			continue
+		}
+		started := startTime(pid)
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+		waitGone(func() bool { return startTime(pid) == started && started != "" }, 2*time.Second)
+	}
 }
 
 func (o engineOwner) alive() bool {
@@ -214,30 +233,6 @@ func mountsBelow(dir string) []string {
 	}
 	return points
 }
-
-// removeCgroups removes a top-level cgroup and all below it from every hierarchy. A cgroup that still has a process stays.
-func removeCgroups(name string) {
-	roots := []string{filepath.Join(cgroupRoot, name)}
-	if tops, err := os.ReadDir(cgroupRoot); err == nil {
-		for _, top := range tops {
-			roots = append(roots, filepath.Join(cgroupRoot, top.Name(), name))
-		}
-	}
-	for _, root := range roots {
-		var dirs []string
-		_ = filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
-			if err == nil && d.IsDir() {
-				dirs = append([]string{path}, dirs...)
-			}
-			return nil
-		})
-		for _, dir := range dirs {
-			_ = unix.Rmdir(dir)
-		}
-	}
-}
-
-const cgroupRoot = "/sys/fs/cgroup"
 
 func lastLines(file string, n int) string {
 	data, _ := os.ReadFile(file)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/mount"
 	"github.com/docker/docker/errdefs"
 
 	"github.com/infractl/infractl/internal/errs"
@@ -134,30 +135,28 @@ func (v *VM) hostConfig(ctx context.Context) (*container.HostConfig, error) {
 		host.CgroupParent = "/" + siteNetns(v.lab.cfg.Name)
 	}
 	for _, m := range v.spec.Mounts {
-		host.Binds = append(host.Binds, bind(m.Host, m.Guest, m.RO))
+		host.Mounts = append(host.Mounts, bind(m.Host, m.Guest, m.RO))
 	}
 	if v.spec.NestedDocker {
 		dir, err := v.lab.cloneNestedSeed(ctx, v.spec.Name)
 		if err != nil {
 			return nil, err
 		}
-		host.Binds = append(host.Binds, bind(dir, "/var/lib/docker", false))
+		host.Mounts = append(host.Mounts, bind(dir, "/var/lib/docker", false))
 	}
 	for i, d := range v.spec.SmallDisks {
 		dir, err := v.makeSmallDisk(ctx, i, d)
 		if err != nil {
 			return nil, err
 		}
-		host.Binds = append(host.Binds, bind(dir, d.Guest, false))
+		host.Mounts = append(host.Mounts, bind(dir, d.Guest, false))
 	}
 	return host, nil
 }
 
-func bind(host, guest string, ro bool) string {
-	if ro {
-		return host + ":" + guest + ":ro"
-	}
-	return host + ":" + guest
+// bind shows a path of the machine; unlike the engine's short form it is an error when that is missing.
+func bind(host, guest string, ro bool) mount.Mount {
+	return mount.Mount{Type: mount.TypeBind, Source: host, Target: guest, ReadOnly: ro}
 }
 
 // Start starts a VM that is off, and connects it: its cards appear when it is already booting, the addresses a moment
