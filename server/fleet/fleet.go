@@ -21,7 +21,6 @@ const (
 	KindToken     store.Kind = "token"
 	KindEnrolment store.Kind = "enrolment"
 	KindOperator  store.Kind = "operator"
-	KindAdminCode store.Kind = "admin-code"
 	KindRevoked   store.Kind = "revoked"
 	KindSetAside  store.Kind = "set-aside"
 	KindServer    store.Kind = "server"
@@ -35,7 +34,6 @@ type Fleet struct {
 	Tokens     *store.Table[Token]
 	Enrolments *store.Table[Enrolment]
 	Operators  *store.Table[Operator]
-	AdminCodes *store.Table[AdminCode]
 	Revoked    *store.Table[Revocation]
 	SetAsides  *store.Table[SetAside]
 }
@@ -48,7 +46,6 @@ func New(s store.Store) *Fleet {
 		Tokens:     store.NewTable(s, KindToken, store.JSON[Token]()),
 		Enrolments: store.NewTable(s, KindEnrolment, store.JSON[Enrolment]()),
 		Operators:  store.NewTable(s, KindOperator, store.JSON[Operator]()),
-		AdminCodes: store.NewTable(s, KindAdminCode, store.JSON[AdminCode]()),
 		Revoked:    store.NewTable(s, KindRevoked, store.JSON[Revocation]()),
 		SetAsides:  store.NewTable(s, KindSetAside, store.JSON[SetAside]()),
 	}

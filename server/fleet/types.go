@@ -56,7 +56,9 @@ type Node struct {
 	KnownCounter uint64 `json:"known_counter"`
 	// JumpEpoch is the restore (see ServerState.Restores) after which the counter has jumped forward; -1 for never.
 	JumpEpoch int `json:"jump_epoch"`
-	// Recoveries counts returns after an expiry that was the node's own doing.
+	// Recoveries counts returns after an expiry that was the node's own doing; Recovering is set until the first session
+	// after one.
+	Recovering bool      `json:"recovering,omitempty"`
 	Recoveries int       `json:"recoveries,omitempty"`
 	Enrolled   time.Time `json:"enrolled"`
 	// EnrolmentID is the enrolment that the identity came from.
@@ -104,6 +106,9 @@ type KnownBad struct {
 	Time         time.Time `json:"time"`
 	SiteRevision uint64    `json:"site_revision"`
 }
+
+// MaxTokenLife is the longest life of a join token.
+const MaxTokenLife = 7 * 24 * time.Hour
 
 // Token is a join token. Its secret is kept as a hash only.
 type Token struct {
@@ -165,12 +170,6 @@ type Operator struct {
 	Revoked  time.Time  `json:"revoked"`
 }
 
-// AdminCode is a one-use code for the first login of an operator, under the hash of the code.
-type AdminCode struct {
-	Created time.Time `json:"created"`
-	Expires time.Time `json:"expires"`
-}
-
 // Revocation says that a key was withdrawn for good; it stands under the key's hash, so that it holds for every
 // certificate of that key.
 type Revocation struct {
@@ -187,7 +186,9 @@ type SetAside struct {
 	Fingerprint Msg[*v1.HostFingerprint] `json:"fingerprint"`
 	BootID      string                   `json:"boot_id,omitempty"`
 	Address     string                   `json:"address"`
-	First       time.Time                `json:"first"`
-	Last        time.Time                `json:"last"`
-	Reason      string                   `json:"reason"`
+	// Counter is the join counter that it showed.
+	Counter uint64    `json:"counter,omitempty"`
+	First   time.Time `json:"first"`
+	Last    time.Time `json:"last"`
+	Reason  string    `json:"reason"`
 }

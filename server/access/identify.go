@@ -1,0 +1,86 @@
+package access
+
+import (
+	"context"
+
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/infractl/infractl/certs"
+	"github.com/infractl/infractl/internal/errs"
+	v1 "github.com/infractl/infractl/proto/infractl/v1"
+)
+
+// identify asks the store about the caller, at every call: a connection outlives both its certificate and the
+// trust in it.
+func (g *Gate) identify(ctx context.Context, c Caller) (Caller, Reason, error) {
+	if c.Identity.Kind == "" {
+		return c, ReasonCaller, errs.New(errs.Unauthenticated, "the call comes without a certificate")
+	}
+	if !g.cfg.Clock.Now().Before(c.Identity.NotAfter) {
+		return c, ReasonExpired, errs.New(errs.Unauthenticated, "the certificate of %s has expired", c.Actor)
+	}
+	revoked, err := g.cfg.Fleet.Revoked.Get(ctx, c.KeyHash)
+	switch {
+	case err == nil:
+		err = RevokedError(g.cfg.Authority, c.Identity.Serial, revoked.Value.Identity)
+		return c, ReasonRevoked, err
+	case !errs.Is(err, errs.NotFound):
+		return c, ReasonUnknown, errs.Wrap("look up revocation", err)
+	}
+	if c.Identity.Kind == certs.KindNode {
+		return g.identifyNode(ctx, c)
+	}
+	return g.identifyOperator(ctx, c)
+}
+
+func (g *Gate) identifyNode(ctx context.Context, c Caller) (Caller, Reason, error) {
+	n, err := g.cfg.Fleet.Node(ctx, c.Identity.Name)
+	if err == nil && n.KeyHash == c.KeyHash {
+		return c, "", nil
+	}
+	if err != nil && !errs.Is(err, errs.NotFound) {
+		return c, ReasonUnknown, errs.Wrap("look up node", err)
+	}
+	// A server that was put back from an older backup sees this for a while. It is no revocation, and the agent goes on
+	// trying.
+	return c, ReasonUnknown, errs.New(errs.Precondition, "this server has no record of %s with this key", c.Actor).
+		WithHint("restore a newer backup of the server, or give the machine a new token: infractl token create --node %s",
+			c.Identity.Name)
+}
+
+func (g *Gate) identifyOperator(ctx context.Context, c Caller) (Caller, Reason, error) {
+	op, err := g.cfg.Fleet.Operators.Get(ctx, c.Identity.Name)
+	if err == nil && op.Value.KeyHash == c.KeyHash && op.Value.Revoked.IsZero() {
+		c.Identity.Role = op.Value.Role // the stored role holds at once, not only in the next certificate
+		return c, "", nil
+	}
+	if err != nil && !errs.Is(err, errs.NotFound) {
+		return c, ReasonUnknown, errs.Wrap("look up operator", err)
+	}
+	return c, ReasonUnknown, errs.New(errs.Unauthenticated, "this server has no record of %s with this key", c.Actor).
+		WithHint("on the server: infractl-server admin-code; then: infractl login")
+}
+
+// RevokedError is the answer to whoever holds a revoked certificate: the signed notice rides on it as a status detail, and
+// is what makes an agent give its identity up. Its Signature is the whole of what certs.Authority.SignNotice returns, for
+// certs.VerifyNotice; the other fields repeat it for people.
+func RevokedError(authority *certs.Authority, serial, identity string) error {
+	base := errs.New(errs.Revoked, "%s was revoked", identity).WithHint("enrol or log in again with a new key")
+	signed, err := authority.SignNotice(serial)
+	if err != nil {
+		return errs.Wrap("sign revocation notice", err)
+	}
+	notice, err := certs.VerifyNotice(authority.RootPEM(), authority.Site(), serial, signed)
+	if err != nil {
+		return errs.Wrap("sign revocation notice", err)
+	}
+	st, err := status.Convert(errs.ToGRPC(base)).WithDetails(&v1.RevocationNotice{
+		Site: notice.Site, Serial: notice.Serial, Time: timestamppb.New(notice.Time),
+		Signature: signed, IssuerPem: certs.EncodeCerts(authority.Issuing()),
+	})
+	if err != nil {
+		return errs.Wrap("sign revocation notice", err)
+	}
+	return st.Err()
+}

@@ -1,0 +1,130 @@
+package session
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/infractl/infractl/internal/errs"
+	v1 "github.com/infractl/infractl/proto/infractl/v1"
+	"github.com/infractl/infractl/server/access"
+	"github.com/infractl/infractl/server/fleet"
+	"github.com/infractl/infractl/server/store"
+)
+
+// reader turns a stream's messages into a channel, so that a session can wait for other things too. err is set before the
+// channel is closed.
+type reader struct {
+	messages chan *v1.ConnectRequest
+	err      error
+}
+
+func newReader(stream grpc.BidiStreamingServer[v1.ConnectRequest, v1.ConnectResponse]) *reader {
+	r := &reader{messages: make(chan *v1.ConnectRequest)}
+	go func() {
+		defer close(r.messages)
+		for {
+			m, err := stream.Recv()
+			if err != nil {
+				r.err = err
+				return
+			}
+			select {
+			case r.messages <- m:
+			case <-stream.Context().Done():
+				r.err = stream.Context().Err()
+				return
+			}
+		}
+	}()
+	return r
+}
+
+// write sends what is queued until the session ends.
+func (c *conn) write(stream grpc.BidiStreamingServer[v1.ConnectRequest, v1.ConnectResponse]) {
+	for {
+		for m := c.next(); m != nil; m = c.next() {
+			if err := stream.Send(m); err != nil {
+				c.end(err)
+				return
+			}
+			select {
+			case <-c.ended:
+				return
+			default:
+			}
+		}
+		select {
+		case <-c.wake:
+		case <-c.ended:
+			return
+		}
+	}
+}
+
+// report puts what changed into the node's record.
+func (s *Service) report(ctx context.Context, node string, r *v1.Report) error {
+	if r.GetFacts() == nil && r.GetState() == nil {
+		return nil
+	}
+	changed := false
+	_, err := s.cfg.Fleet.UpdateNode(ctx, node, func(n *fleet.Node) error {
+		changed = false
+		if f := r.GetFacts(); f != nil && !proto.Equal(f, n.Facts.M) {
+			n.Facts.M, changed = f, true
+		}
+		if st := r.GetState(); st != nil && !proto.Equal(st, n.State.M) {
+			n.State.M, changed = st, true
+		}
+		if !changed {
+			return errUnchanged
+		}
+		return nil
+	})
+	if err != nil && err != errUnchanged {
+		return errs.Wrap("store report", err)
+	}
+	if changed {
+		s.cfg.Hub.watchers.publish(NodeEvent{Node: node, Reported: true})
+	}
+	return nil
+}
+
+// errUnchanged ends an update that would write what is there already.
+const errUnchanged = unchangedError("unchanged")
+
+type unchangedError string
+
+func (e unchangedError) Error() string { return string(e) }
+
+func (s *Service) wantedDigest(ctx context.Context, node string) string {
+	wanted, _, err := s.cfg.Site.Wanted(ctx)
+	if err != nil {
+		s.cfg.Log.Warn("wanted digest not known", "node", node, "error", err)
+		return ""
+	}
+	for _, w := range wanted {
+		if w.Name == node {
+			return w.Digest
+		}
+	}
+	return ""
+}
+
+func (s *Service) refuse(ctx context.Context, c access.Caller, reason access.Reason, format string, args ...any) {
+	s.cfg.Recorder.Refused(ctx, reason, store.AuditEntry{
+		Actor: c.Actor, Source: c.Address, Action: v1.SessionService_Connect_FullMethodName,
+		Node: c.Identity.Name, Result: string(errs.Denied), Message: fmt.Sprintf(format, args...),
+	})
+}
+
+// newID returns 16 random bytes in hexadecimal. crypto/rand never fails.
+func newID() string {
+	raw := make([]byte, 16)
+	_, _ = rand.Read(raw)
+	return hex.EncodeToString(raw)
+}
