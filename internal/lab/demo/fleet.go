@@ -1,0 +1,105 @@
+package demo
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/infractl/infractl/internal/errs"
+)
+
+// enrol gives each machine a join token and waits until all agents have sessions. The agents have been running since boot
+// and find their tokens by themselves.
+func (s *Site) enrol(ctx context.Context) error {
+	// The router must forward before the operator reaches the server.
+	if err := s.Lab.WaitBooted(ctx, Router); err != nil {
+		return err
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	for _, name := range append(Nodes(), Internet) {
+		g.Go(func() error {
+			token, err := s.Must(gctx, "token", "create", "--node", name)
+			if err != nil {
+				return errs.Wrap("make a token for "+name, err)
+			}
+			return s.Lab.VM(name).WriteFile(gctx, "/etc/infractl/join-token", 0o600, []byte(token))
+		})
+	}
+	g.Go(func() error { return s.startOperatorProbe(gctx) })
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	if err := s.WaitOnline(ctx, 60*time.Second, append(Nodes(), Internet, Operator)...); err != nil {
+		return err
+	}
+	s.say("agents: %d nodes and 2 probes enrolled by themselves", len(Nodes()))
+	return nil
+}
+
+// startOperatorProbe runs a probe where the operator is: it proves the way in to the relay.
+func (s *Site) startOperatorProbe(ctx context.Context) error {
+	token, err := s.Must(ctx, "token", "create", "--node", Operator)
+	if err != nil {
+		return errs.Wrap("make a token for the operator's probe", err)
+	}
+	state := s.file("operator", "probe")
+	if err := os.MkdirAll(state, 0o700); err != nil {
+		return errs.Wrap("start the operator's probe", err)
+	}
+	if err := os.WriteFile(filepath.Join(state, "join-token"), []byte(token), 0o600); err != nil {
+		return errs.Wrap("start the operator's probe", err)
+	}
+	s.operator, err = s.Lab.Namespace(Operator).StartProcess(context.WithoutCancel(ctx), filepath.Join(s.opts.Bin, "infractl-agent"), "run",
+		"--probe", Operator, "--state-dir", state)
+	return errs.Wrap("start the operator's probe", err)
+}
+
+type nodeList struct {
+	Nodes []struct {
+		Name  string `json:"name"`
+		State string `json:"state"`
+	} `json:"nodes"`
+}
+
+// WaitOnline waits until the named nodes have sessions.
+func (s *Site) WaitOnline(ctx context.Context, limit time.Duration, names ...string) error {
+	deadline := time.Now().Add(limit)
+	for {
+		missing := map[string]string{}
+		for _, n := range names {
+			missing[n] = "unknown"
+		}
+		out, err := s.Must(ctx, "node", "list", "-o", "json")
+		if err == nil {
+			var list nodeList
+			if err := json.Unmarshal([]byte(out), &list); err != nil {
+				return errs.New(errs.Internal, "node list does not parse: %w", err)
+			}
+			for _, n := range list.Nodes {
+				if _, wanted := missing[n.Name]; !wanted {
+					continue
+				}
+				missing[n.Name] = strings.ToLower(strings.TrimPrefix(n.State, "NODE_STATE_"))
+				if n.State == "NODE_STATE_ONLINE" {
+					delete(missing, n.Name)
+				}
+			}
+		}
+		if len(missing) == 0 {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return errs.New(errs.Timeout, "not online after %s: %v (last error: %v)", limit, missing, err)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
