@@ -56,10 +56,11 @@ type Runner interface {
 
 // Host is the machine, or a folder that stands for it in a test.
 type Host struct {
-	root   string
-	runner Runner
-	log    hclog.Logger
-	fault  func(op string) error
+	root    string
+	runner  Runner
+	log     hclog.Logger
+	fault   func(op string) error
+	booting bool
 }
 
 // Config makes a Host.
@@ -70,6 +71,8 @@ type Config struct {
 	Runner Runner
 	// Log gets a line per command at debug level; nil means none.
 	Log hclog.Logger
+	// Booting says that this process runs in the boot's early part, before the services of the host.
+	Booting bool
 	// Fault is asked before each change of a file ("write /etc/x", "remove ...", "rename ...", "mkdir ..."); an error stops
 	// it. It lets a test fail any of them; nil on a real host.
 	Fault func(op string) error
@@ -86,8 +89,12 @@ func New(cfg Config) *Host {
 	if cfg.Fault == nil {
 		cfg.Fault = func(string) error { return nil }
 	}
-	return &Host{root: strings.TrimSuffix(cfg.Root, "/"), runner: cfg.Runner, log: cfg.Log, fault: cfg.Fault}
+	return &Host{root: strings.TrimSuffix(cfg.Root, "/"), runner: cfg.Runner, log: cfg.Log, fault: cfg.Fault, booting: cfg.Booting}
 }
+
+// Booting reports whether services have not started yet: whoever mends files then must not start, stop or reload anything,
+// because systemd waits for this process before it starts them.
+func (h *Host) Booting() bool { return h.booting }
 
 // Run runs a command.
 func (h *Host) Run(ctx context.Context, argv ...string) (Output, error) {

@@ -149,4 +149,3 @@ The site runs. You are its operator, on the far side of the VPN:
   make demo-down                takes it all down again
 `, where, filepath.Join(where, "site/site.yaml"))
 }
-
