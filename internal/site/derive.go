@@ -1,7 +1,9 @@
 package site
 
 import (
-	"github.com/infractl/infractl/internal/errs"
+	"net/netip"
+	"slices"
+
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
@@ -11,7 +13,133 @@ type Resources struct {
 	WitnessKeys map[string]string
 }
 
-// HostSpecs returns the wish for each node. The same site and resources give the same bytes.
+// HostSpecs returns the wish for each node. The same site and resources give the same bytes. A node whose platform is not
+// managed yet gets a spec without sections.
 func (s *Site) HostSpecs(res Resources) (map[string]*v1.HostSpec, error) {
-	return nil, errs.New(errs.Internal, "not written yet")
+	out := make(map[string]*v1.HostSpec, len(s.Nodes))
+	for i := range s.Nodes {
+		n := &s.Nodes[i]
+		spec := &v1.HostSpec{Site: s.Name, Node: n.Name, Role: n.Role}
+		if n.Linux() {
+			spec.System = s.system(n)
+			spec.Time = s.time(n)
+			spec.Accounts = s.accounts(n, res)
+			spec.Sshd = s.sshd(n)
+			spec.Firewall = s.firewall(n)
+		}
+		out[n.Name] = spec
+	}
+	return out, nil
+}
+
+// time: the router asks the site's servers, all others ask the router.
+func (s *Site) time(n *Node) *v1.TimeSpec {
+	r := s.Router()
+	switch {
+	case r == nil:
+		return &v1.TimeSpec{Servers: slices.Clone(s.NTP)}
+	case r.Name == n.Name:
+		var inside []netip.Prefix
+		for i := range s.Networks {
+			if !s.Networks[i].Outside {
+				inside = append(inside, s.Networks[i].prefixes()...)
+			}
+		}
+		return &v1.TimeSpec{Servers: slices.Clone(s.NTP), Allow: texts(inside)}
+	}
+	return &v1.TimeSpec{Servers: []string{s.sourceTowards(r, n.main).String()}}
+}
+
+// accounts: the same people everywhere, and the keys of those that flows let in to prove that a login works.
+func (s *Site) accounts(n *Node, res Resources) *v1.AccountsSpec {
+	spec := &v1.AccountsSpec{}
+	for _, a := range s.Accounts {
+		spec.Accounts = append(spec.Accounts, &v1.Account{
+			Name: a.Name, FullName: a.FullName, Sudo: a.Sudo, SshKeys: slices.Clone(a.SSHKeys),
+			SshLogin: slices.Contains(s.SSH.Users, a.Name),
+		})
+	}
+	for _, c := range s.logins(n) {
+		if key := res.WitnessKeys[c.name]; key != "" {
+			spec.WitnessKeys = append(spec.WitnessKeys, &v1.WitnessKey{Node: c.name, PublicKey: key, From: []string{c.from.String()}})
+		}
+	}
+	return spec
+}
+
+// login is a node or probe that may log in on a node, with the address that it comes from.
+type login struct {
+	name  string
+	from  netip.Addr
+	probe bool
+}
+
+// logins returns the nodes and probes whose logins the matrix lets in, nodes first, in file order.
+func (s *Site) logins(to *Node) []login {
+	var out []login
+	for i := range s.Nodes {
+		n := &s.Nodes[i]
+		from := s.sourceTowards(n, to.main)
+		if _, ok := s.Allowed(from, to.main, "tcp", s.SSH.Port); ok && n.Name != to.Name && n.Linux() {
+			out = append(out, login{n.Name, from, false})
+		}
+	}
+	for i := range s.Probes {
+		p := &s.Probes[i]
+		if _, ok := s.Allowed(p.Address, to.main, "tcp", s.SSH.Port); ok {
+			out = append(out, login{p.Name, p.Address, true})
+		}
+	}
+	return out
+}
+
+// sshd: the inside addresses only, and only for those that a flow lets in.
+func (s *Site) sshd(n *Node) *v1.SshdSpec {
+	spec := &v1.SshdSpec{
+		Port: uint32(s.SSH.Port), AllowUsers: slices.Clone(s.SSH.Users), MaxAuthTries: s.SSH.MaxAuthTries,
+		MaxSessions: s.SSH.MaxSessions, ClientAliveIntervalSeconds: uint32(s.SSH.ClientAliveInterval.Seconds()),
+	}
+	for _, a := range s.listens(n) {
+		spec.ListenAddresses = append(spec.ListenAddresses, a.String())
+	}
+	var from []netip.Prefix
+	internet := false
+	for i := range s.flows {
+		f := &s.flows[i]
+		if f.matches("tcp", s.SSH.Port) && s.covers(&f.to, n.main) {
+			internet = internet || f.from.internet
+			from = append(from, f.from.prefixes...)
+		}
+	}
+	own := single(n.Addresses()...)
+	from = slices.DeleteFunc(from, func(p netip.Prefix) bool { return slices.Contains(own, p) })
+	// sshd cannot say "outside of our networks"; the firewall does.
+	if !internet {
+		spec.AllowFrom = texts(from)
+	}
+	for _, c := range s.logins(n) {
+		if !c.probe {
+			spec.Peers = append(spec.Peers, c.name)
+		}
+	}
+	slices.Sort(spec.Peers)
+	return spec
+}
+
+// listens are the addresses that people log in on: all inside ones; on the router only the one in the relay's network.
+func (s *Site) listens(n *Node) []netip.Addr {
+	if n.Role == RoleRouter {
+		return validAddrs(n.main, n.main6)
+	}
+	out := validAddrs(n.main, n.main6)
+	for _, i := range n.Interfaces {
+		if net, ok := s.Network(i.Network); ok && !net.Outside {
+			for _, a := range validAddrs(i.Address, i.Address6) {
+				if !slices.Contains(out, a) {
+					out = append(out, a)
+				}
+			}
+		}
+	}
+	return out
 }

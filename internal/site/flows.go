@@ -3,6 +3,7 @@ package site
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
@@ -56,15 +57,26 @@ func (f Flow) ToProto() *v1.Flow {
 	}
 }
 
+// flow is a line of the matrix with its two sides resolved.
 type flow struct {
 	Flow
+	from, to side
+	// hostOnly says that the flow concerns hosts alone, never their containers: infractl's own ways.
+	hostOnly bool
+}
+
+// matches reports whether the line covers the port.
+func (f *flow) matches(proto string, port uint16) bool {
+	return slices.ContainsFunc(f.Ports, func(p Port) bool { return p.Contains(proto, port) })
 }
 
 // Flows returns the matrix: the flows of the file in its order, then the implied ones.
 func (s *Site) Flows() []Flow {
 	out := make([]Flow, 0, len(s.flows))
 	for _, f := range s.flows {
-		out = append(out, f.Flow)
+		line := f.Flow
+		line.Ports = slices.Clone(line.Ports)
+		out = append(out, line)
 	}
 	return out
 }
@@ -72,5 +84,14 @@ func (s *Site) Flows() []Flow {
 // Allowed reports whether the matrix lets from open a connection to the port of to, and the first flow that does. Between
 // two addresses of one node everything is allowed.
 func (s *Site) Allowed(from, to netip.Addr, proto string, port uint16) (Flow, bool) {
+	if n := s.nodeAt(from); n != nil && n == s.nodeAt(to) {
+		return Flow{Name: "implied.loopback", From: n.Name, To: n.Name, Implied: true, Reason: "a node may talk to itself"}, true
+	}
+	for i := range s.flows {
+		f := &s.flows[i]
+		if f.matches(proto, port) && s.covers(&f.from, from) && s.covers(&f.to, to) {
+			return f.Flow, true
+		}
+	}
 	return Flow{}, false
 }

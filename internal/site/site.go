@@ -50,9 +50,17 @@ type Site struct {
 	// NotManaged are the sections that are accepted but not managed yet.
 	NotManaged []string
 
-	flows  []flow // the site's and the implied ones, resolved
-	files  []string
-	wishes map[string]string
+	flows []flow // of the file, then the implied ones
+	files []string
+
+	// What implied flows need of sections that are not managed yet.
+	stacks         []string
+	copies         []backupTarget
+	vpnAddress     netip.Addr
+	monitoringNode string
+	proxyNode      string
+	proxyTargets   []proxyTarget
+	instanceNodes  []string
 }
 
 // Network is one network of the site.
@@ -277,6 +285,12 @@ func (s *Site) withRole(role string) *Node {
 		}
 	}
 	return nil
+}
+
+// proxyTarget is one name that the proxy serves, and where it goes.
+type proxyTarget struct {
+	name, host string
+	port       uint16
 }
 
 func validAddrs(list ...netip.Addr) []netip.Addr {

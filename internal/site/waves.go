@@ -1,5 +1,10 @@
 package site
 
+import (
+	"slices"
+	"strings"
+)
+
 // Wave is one step of a rollout.
 type Wave struct {
 	// Number starts with 1.
@@ -12,5 +17,56 @@ type Wave struct {
 	Reason string
 }
 
-// Waves returns the order in which nodes change; only limits it to some nodes, nil means all.
-func (s *Site) Waves(only []string) []Wave { return nil }
+// Waves returns the order in which nodes change; only limits it to some nodes, nil means all. Pre-production is the canary.
+// Router, relay, supervision and the server's node have waves of their own, the router last: what could cut off the others
+// changes when the change has proven itself elsewhere.
+func (s *Site) Waves(only []string) []Wave {
+	var out []Wave
+	taken := map[string]bool{}
+	wave := func(reason string, in func(*Node) bool) {
+		w := Wave{Reason: reason}
+		for i := range s.Nodes {
+			n := &s.Nodes[i]
+			if !taken[n.Name] && in(n) {
+				taken[n.Name] = true
+				if len(only) == 0 || slices.Contains(only, n.Name) {
+					w.Nodes = append(w.Nodes, n.Name)
+				}
+			}
+		}
+		if len(w.Nodes) > 0 {
+			w.Number = len(out) + 1
+			w.MaxUnavailable = min(s.Rollout.MaxUnavailable, len(w.Nodes))
+			out = append(out, w)
+		}
+	}
+	server := s.Server.Nodes[0]
+	apart := func(n *Node) bool {
+		return n.Name == server || n.Role == RoleRouter || n.Role == RoleRelay || n.Role == RoleSupervision
+	}
+	wave("the canary: pre-production first", func(n *Node) bool { return !apart(n) && n.Role == RolePreprod })
+	wave("nodes that customers use", func(n *Node) bool { return !apart(n) })
+	// Several supervision nodes watch each other only while one of them is up.
+	for i := range s.Nodes {
+		if n := &s.Nodes[i]; n.Role == RoleSupervision && n.Name != server {
+			wave("supervision watches the others, so it changes alone", func(o *Node) bool { return o == n })
+		}
+	}
+	relay := s.Relay()
+	if relay.Name != server {
+		wave("the relay is the way in by SSH, so it changes alone", func(n *Node) bool { return n == relay && n.Role != RoleRouter })
+	}
+	if r := s.Router(); r == nil || r.Name != server {
+		wave(serverReason(relay.Name == server), func(n *Node) bool { return n.Name == server })
+	}
+	wave("the router connects all networks, so it comes last", func(n *Node) bool { return n.Role == RoleRouter })
+	return out
+}
+
+func serverReason(relay bool) string {
+	what := []string{"the server's node"}
+	if relay {
+		what = append(what, "which is also the relay,")
+	}
+	return strings.Join(append(what, "changes alone"), " ")
+}
