@@ -101,10 +101,11 @@ func (e *Enrolment) check(in *v1.EnrolRequest, address string) (*request, error)
 	if !e.enrolIDs.MatchString(in.GetEnrolmentId()) {
 		return nil, errs.New(errs.Invalid, "the enrolment id is not 16 to 64 letters, digits, - and _")
 	}
-	if err := certs.ValidateName("node", in.GetNode()); err != nil {
+	// A machine with a token may believe what it likes; the token decides its name.
+	if err := certs.ValidateName("node", in.GetNode()); err != nil && in.GetTokenId() == "" {
 		return nil, err
 	}
-	if len(in.GetTokenId()) > 64 || len(in.GetTokenSecret()) > 128 || len(in.GetAgentVersion()) > 64 {
+	if len(in.GetNode()) > 255 || len(in.GetTokenId()) > 64 || len(in.GetTokenSecret()) > 128 || len(in.GetAgentVersion()) > 64 {
 		return nil, errs.New(errs.Invalid, "the request exceeds its limits")
 	}
 	if err := fleet.CheckFingerprint(in.GetFingerprint()); err != nil {
