@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/goccy/go-yaml"
@@ -54,45 +55,106 @@ func (w *Writer) Message(m proto.Message, human func() error) error {
 	if w.format == Table {
 		return human()
 	}
-	// protojson varies its white space on purpose; Indent makes it the same every time.
 	raw, err := protojson.MarshalOptions{UseProtoNames: true, EmitDefaultValues: true}.Marshal(m)
 	if err != nil {
 		return errs.Wrap("write output", err)
 	}
+	return w.machine(raw)
+}
+
+// Object writes a value that is no message of the contract, by its JSON tags.
+func (w *Writer) Object(v any, human func() error) error {
+	if w.format == Table {
+		return human()
+	}
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return errs.Wrap("write output", err)
+	}
+	return w.machine(raw)
+}
+
+// machine writes JSON text in the wanted format. protojson varies its white space on purpose; here it becomes the same
+// every time.
+func (w *Writer) machine(raw []byte) error {
+	var text bytes.Buffer
 	if w.format == YAML {
-		text, err := yaml.JSONToYAML(raw)
+		converted, err := yaml.JSONToYAML(raw)
 		if err != nil {
 			return errs.Wrap("write output", err)
 		}
-		_, err = w.out.Write(text)
-		return errs.Wrap("write output", err)
+		text.Write(converted)
+	} else {
+		if err := json.Indent(&text, raw, "", "  "); err != nil {
+			return errs.Wrap("write output", err)
+		}
+		text.WriteByte('\n')
 	}
-	var pretty bytes.Buffer
-	if err := json.Indent(&pretty, raw, "", "  "); err != nil {
-		return errs.Wrap("write output", err)
-	}
-	pretty.WriteByte('\n')
-	_, err = pretty.WriteTo(w.out)
+	return w.Raw(text.Bytes())
+}
+
+// Raw writes bytes as they are: a file's content, a token.
+func (w *Writer) Raw(data []byte) error {
+	_, err := w.out.Write(data)
 	return errs.Wrap("write output", err)
 }
 
-// Printf writes text for people; with another format it writes nothing.
+// Printf writes text for people, cleaned; with another format it writes nothing.
 func (w *Writer) Printf(format string, args ...any) {
 	if w.format == Table {
-		fmt.Fprintf(w.out, format, args...)
+		fmt.Fprint(w.out, Clean(fmt.Sprintf(format, args...)))
 	}
+}
+
+// Clean replaces what would steer a terminal: control characters but line feed and tab, and marks that turn the direction of
+// text. Names and messages come from other machines, some of which nobody has approved yet.
+func Clean(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '\n' || r == '\t' || !unicode.IsControl(r) && !unicode.Is(unicode.Bidi_Control, r) {
+			return r
+		}
+		return '?'
+	}, s)
+}
+
+// Line cleans s and folds it into one line.
+func Line(s string) string {
+	return Clean(strings.Map(func(r rune) rune {
+		if r == '\n' || r == '\t' {
+			return ' '
+		}
+		return r
+	}, s))
+}
+
+// Pairs writes names and values, one pair a line; no value is cut.
+func (w *Writer) Pairs(pairs [][2]string) error {
+	width := 0
+	for _, p := range pairs {
+		width = max(width, utf8.RuneCountInString(p[0]))
+	}
+	for _, p := range pairs {
+		if _, err := fmt.Fprintf(w.out, "%-*s  %s\n", width, Line(p[0]), Line(p[1])); err != nil {
+			return errs.Wrap("write output", err)
+		}
+	}
+	return nil
 }
 
 // Rows writes a table whose columns fit the terminal: the widest ones are cut with an ellipsis, the first never.
 func (w *Writer) Rows(header []string, rows [][]string) error {
+	table := make([][]string, 0, len(rows)+1)
 	widths := make([]int, len(header))
 	for _, row := range append([][]string{header}, rows...) {
-		for i, cell := range row {
-			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
+		clean := make([]string, len(header))
+		for i := range min(len(row), len(header)) {
+			clean[i] = Line(row[i])
+			widths[i] = max(widths[i], utf8.RuneCountInString(clean[i]))
 		}
+		table = append(table, clean)
 	}
 	shrink(widths, w.width)
-	for _, row := range append([][]string{header}, rows...) {
+	for _, row := range table {
 		var line strings.Builder
 		for i, cell := range row {
 			cell = cut(cell, widths[i])

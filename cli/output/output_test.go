@@ -57,3 +57,48 @@ func TestJSONAndYAMLHaveTheMessagesShape(t *testing.T) {
 		t.Error("xml accepted")
 	}
 }
+
+func TestTextFromOtherMachinesCannotSteerTheTerminal(t *testing.T) {
+	var b bytes.Buffer
+	w, err := New(&b, Table, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	evil := "srv\x1b[2J\u202ee\u009b1m\nnext\tone"
+	w.Printf("%s\n", evil)
+	if err := w.Rows([]string{"NODE"}, [][]string{{evil}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Pairs([][2]string{{"name", evil}}); err != nil {
+		t.Fatal(err)
+	}
+	want := "srv?[2J?e?1m\nnext\tone\n" + "NODE\nsrv?[2J?e?1m next one\n" + "name  srv?[2J?e?1m next one\n"
+	if b.String() != want {
+		t.Errorf("got %q, want %q", b.String(), want)
+	}
+}
+
+func TestObjectsAndRawBytes(t *testing.T) {
+	v := struct {
+		Version string `json:"version"`
+	}{"1.2.3"}
+	for format, want := range map[Format]string{JSON: "{\n  \"version\": \"1.2.3\"\n}\n", YAML: "version: 1.2.3\n"} {
+		var b bytes.Buffer
+		w, err := New(&b, format, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.Printf("not for programs")
+		if err := w.Object(v, nil); err != nil {
+			t.Fatal(err)
+		}
+		if b.String() != want {
+			t.Errorf("%s: got %q, want %q", format, b.String(), want)
+		}
+	}
+	var b bytes.Buffer
+	w, _ := New(&b, Table, 3)
+	if err := w.Raw([]byte("a\x00b\x1b")); err != nil || b.String() != "a\x00b\x1b" {
+		t.Errorf("raw bytes were changed: %q, %v", b.String(), err)
+	}
+}
