@@ -88,7 +88,7 @@ func TestConformance(t *testing.T) {
 					appendTo(t, env.Root+keptFile, "{")
 				}},
 		},
-		MaxFaults: 12,
+		MaxFaults: 40,
 	})
 }
 

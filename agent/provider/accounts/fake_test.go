@@ -137,10 +137,21 @@ func (s shadowTools) userdel(name string) error {
 	return nil
 }
 
+// folder is in memory: thousands of small writes to disk, each of them synced, would take minutes.
+func folder(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "infractl-test-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
 // machine makes a Debian as its installer leaves it: root, a daemon, one person that infractl did not make.
 func machine(t *testing.T) string {
 	t.Helper()
-	root := t.TempDir()
+	root := folder(t)
 	for name, text := range map[string]string{
 		"etc/passwd": "root:x:0:0:root:/root:/bin/bash\ndaemon:x:1:1:daemon:/usr/sbin:/usr/sbin/nologin\n" +
 			"installer:x:1000:1000:Installer,,,:/home/installer:/bin/bash\n",

@@ -1,0 +1,155 @@
+package sshd
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+
+	"github.com/infractl/infractl/agent/host"
+	"github.com/infractl/infractl/internal/errs"
+)
+
+// snapshot is what Rollback needs.
+type snapshot struct {
+	Version int         `json:"version"`
+	Files   []host.File `json:"files"`
+	Sysctls []sysctl    `json:"sysctls,omitempty"`
+	// SocketActive and ServiceActive say who had the port.
+	SocketActive  bool `json:"socket_active,omitempty"`
+	ServiceActive bool `json:"service_active,omitempty"`
+	// Listening are sshd's sockets that were open.
+	Listening []listener `json:"listening,omitempty"`
+}
+
+// Snapshot implements provider.Provider.
+func (p *Provider) Snapshot(ctx context.Context, pl plan) ([]byte, error) {
+	t, err := p.target(ctx, pl.Wish)
+	if err != nil {
+		return nil, err
+	}
+	s := snapshot{Version: 1}
+	if s.SocketActive, err = p.active(ctx, socketU); err != nil {
+		return nil, err
+	}
+	if s.ServiceActive, err = p.active(ctx, service); err != nil {
+		return nil, err
+	}
+	paths := append(append([]string{loadedFile}, socketLinks()...), serviceLinks()...)
+	for _, f := range t.files() {
+		paths = append(paths, f.Path)
+	}
+	if s.Files, err = p.host.Snapshot(paths...); err != nil {
+		return nil, err
+	}
+	for _, want := range t.sysctls {
+		live, err := p.liveSysctl(want.Key)
+		if err != nil {
+			return nil, err
+		}
+		s.Sysctls = append(s.Sysctls, sysctl{want.Key, live})
+	}
+	// A socket of systemd stands for both families in one line of the kernel, so what counts is what is really there.
+	open, err := p.sockets()
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range t.before {
+		for _, have := range open {
+			if have.listener == l {
+				s.Listening = append(s.Listening, l)
+			}
+		}
+	}
+	return json.Marshal(s)
+}
+
+// Rollback implements provider.Provider. It goes on after a failure, and works whether sshd is running, failed or gone, and
+// from the unit that runs early in boot, where waiting for a start would wait for itself.
+func (p *Provider) Rollback(ctx context.Context, data []byte) error {
+	var s snapshot
+	if err := decode(data, &s); err != nil || s.Version != 1 || len(s.Files) == 0 {
+		return errs.New(errs.Invalid, "this is no snapshot of sshd: %v", err)
+	}
+	_, err := p.host.Restore(s.Files)
+	failed := []error{err, errs.Wrap("clear "+trialDir, p.host.RemoveAll(trialDir))}
+	if !p.host.Exists(privsepDir) {
+		failed = append(failed, p.host.Mkdir(privsepDir, 0o755))
+	}
+	failed = append(failed, p.setSysctls(ctx, s.Sysctls), p.systemctl(ctx, "daemon-reload"))
+	now, err := p.unitsNow(ctx)
+	failed = append(failed, err)
+	if now.boot {
+		failed = append(failed, p.startAtBoot(ctx, s))
+		return errs.Join(failed...)
+	}
+	failed = append(failed, p.bringBack(ctx, s, now), p.waitForSockets(ctx, s.Listening, nil))
+	return errs.Join(failed...)
+}
+
+// unitsNow is what systemd does at the moment of a rollback.
+type unitsNow struct {
+	socket, service bool
+	// boot says that ssh may be waiting for us: a start of it would then not end before we do.
+	boot bool
+}
+
+func (p *Provider) unitsNow(ctx context.Context) (unitsNow, error) {
+	var now unitsNow
+	var failed [3]error
+	now.socket, failed[0] = p.active(ctx, socketU)
+	now.service, failed[1] = p.active(ctx, service)
+	state, err := p.state(ctx, "is-system-running")
+	failed[2] = err
+	now.boot = (state == "initializing" || state == "starting") && !now.socket && !now.service
+	return now, errs.Join(failed[:]...)
+}
+
+// startAtBoot queues the right unit and takes the wrong one out of the queue.
+func (p *Provider) startAtBoot(ctx context.Context, s snapshot) error {
+	right, wrong := service, socketU
+	if s.SocketActive {
+		right, wrong = socketU, service
+	}
+	return errs.Join(p.systemctl(ctx, "--no-block", "stop", wrong), p.systemctl(ctx, "--no-block", "start", right))
+}
+
+func (p *Provider) bringBack(ctx context.Context, s snapshot, now unitsNow) error {
+	if s.SocketActive {
+		// The service may hold the ports that the socket needs, or run with what is undone.
+		if now.service {
+			if err := p.systemctl(ctx, "stop", service); err != nil {
+				return err
+			}
+		}
+		if err := p.systemctl(ctx, "start", socketU); err != nil || !s.ServiceActive {
+			return err
+		}
+		return p.systemctl(ctx, "start", service)
+	}
+	if now.socket {
+		if err := p.systemctl(ctx, "stop", socketU); err != nil {
+			return err
+		}
+	}
+	if now.service {
+		if err := p.systemctl(ctx, "reload", service); err == nil {
+			return nil
+		}
+	}
+	// It failed, failed too often, or was stopped: each of them may be started.
+	_ = p.systemctl(ctx, "reset-failed", service)
+	return p.systemctl(ctx, "restart", service)
+}
+
+// decode is strict: unknown fields and a second value are errors.
+func decode(data []byte, into any) error {
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	if err := d.Decode(into); err != nil {
+		return err
+	}
+	if d.More() {
+		return errs.New(errs.Invalid, "more than one value")
+	}
+	return nil
+}
