@@ -26,7 +26,7 @@ func (b Backoff) Delay(n int, err error) time.Duration {
 	if n < 30 && b.Base<<n < b.Max {
 		limit = b.Base << n
 	}
-	if asked := retryAfter(err); asked > 0 {
+	if asked := RetryAfter(err); asked > 0 {
 		return asked + time.Duration(rand.Int64N(int64(asked/4+b.Base)+1))
 	}
 	return time.Duration(rand.Int64N(int64(limit) + 1))
@@ -35,8 +35,9 @@ func (b Backoff) Delay(n int, err error) time.Duration {
 // maxRetryAfter bounds what a server may ask for.
 const maxRetryAfter = 10 * time.Minute
 
-// retryAfter looks through the whole chain: an error that was turned into ours still holds the status that it came from.
-func retryAfter(err error) time.Duration {
+// RetryAfter returns how long the server wants not to be asked, 0 when it does not say. It looks through the whole chain: an
+// error that was turned into ours still holds the status that it came from.
+func RetryAfter(err error) time.Duration {
 	for ; err != nil; err = errors.Unwrap(err) {
 		st, ok := err.(interface{ GRPCStatus() *status.Status })
 		if !ok {

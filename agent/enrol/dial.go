@@ -3,9 +3,11 @@ package enrol
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"net"
 	"slices"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"google.golang.org/grpc"
@@ -21,7 +23,8 @@ const stagger = 250 * time.Millisecond
 // Conn is a connection to one of several addresses.
 type Conn struct {
 	*grpc.ClientConn
-	peer atomic.Pointer[string]
+	peer   atomic.Pointer[string]
+	failed atomic.Pointer[error]
 }
 
 // Peer returns the address that TCP reached, "" while none was.
@@ -30,6 +33,13 @@ func (c *Conn) Peer() string {
 		return *p
 	}
 	return ""
+}
+
+// NoRoute reports whether the last try failed on this machine already: its network is not up yet, and nobody was bothered.
+func (c *Conn) NoRoute() bool {
+	err := c.failed.Load()
+	return err != nil && (errors.Is(*err, syscall.ENETUNREACH) || errors.Is(*err, syscall.ENETDOWN) ||
+		errors.Is(*err, syscall.EADDRNOTAVAIL))
 }
 
 // Dial returns a connection to the first of addresses that answers; it is made when it is used. first is the index of the
@@ -46,6 +56,8 @@ func Dial(addresses []string, first int, config *tls.Config) (*Conn, error) {
 		if err == nil {
 			peer := conn.RemoteAddr().String()
 			c.peer.Store(&peer)
+		} else {
+			c.failed.Store(&err)
 		}
 		return conn, err
 	}

@@ -153,12 +153,13 @@ func (s *Store) JoinCounter() uint64 {
 	return m.JoinCounter
 }
 
-// KeepCounter stores the counter that the server gave; 0 is no counter.
+// KeepCounter stores the counter that the server gave. It never goes back: a lower one comes from a server that was
+// restored, and showing it later would make this machine look like a copy.
 func (s *Store) KeepCounter(counter uint64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	m, err := s.meta()
-	if err != nil || counter == 0 || counter == m.JoinCounter {
+	if err != nil || counter <= m.JoinCounter {
 		return err
 	}
 	m.JoinCounter = counter
@@ -178,9 +179,7 @@ func (s *Store) Propose(key signer, given *v1.NodeIdentity, root string, counter
 	if err != nil {
 		return nil, err
 	}
-	if counter != 0 {
-		m.JoinCounter = counter
-	}
+	m.JoinCounter = max(m.JoinCounter, counter)
 	m.Addresses[cred.Identity.Serial] = at
 	if err := s.mkdir(); err != nil {
 		return nil, err

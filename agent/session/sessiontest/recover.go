@@ -8,12 +8,30 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/binary"
+	"testing"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/infractl/infractl/internal/errs"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
+
+// RevokedError is the answer to the certificate with the given serial number once it was revoked, with its signed notice.
+func (s *Server) RevokedError(t testing.TB, serial string) error {
+	t.Helper()
+	signed, err := s.Authority.SignNotice(serial)
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := status.New(codes.PermissionDenied, "revoked").WithDetails(&v1.RevocationNotice{Site: Site, Serial: serial,
+		Time: timestamppb.New(s.Clock.Now()), Signature: signed})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return st.Err()
+}
 
 // Challenge implements the service.
 func (s *Server) Challenge(context.Context, *v1.ChallengeRequest) (*v1.ChallengeResponse, error) {
@@ -30,6 +48,9 @@ func (s *Server) Challenge(context.Context, *v1.ChallengeRequest) (*v1.Challenge
 func (s *Server) Recover(_ context.Context, r *v1.RecoverRequest) (*v1.RecoverResponse, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.RecoverError != nil {
+		return nil, errs.ToGRPC(s.RecoverError)
+	}
 	csr, err := x509.ParseCertificateRequest(r.GetCsr())
 	if err != nil {
 		return nil, err

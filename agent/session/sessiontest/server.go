@@ -48,6 +48,8 @@ type Server struct {
 	Call func(method string, id certs.Identity) error
 	// Confirmed answers a Confirm; nil confirms.
 	Confirmed func(*v1.ConfirmRequest) (*v1.ConfirmResponse, error)
+	// RecoverError is the answer to a Recover; nil recovers.
+	RecoverError error
 	// Heartbeat is what Welcome asks for; 0 means 50 ms.
 	Heartbeat time.Duration
 
@@ -211,6 +213,9 @@ func (x *Session) Send(t testing.TB, m *v1.ConnectResponse) {
 	}
 }
 
+// TrySend sends a message that may be refused.
+func (x *Session) TrySend(m *v1.ConnectResponse) error { return x.stream.Send(m) }
+
 // SendTask sends a task to the agent.
 func (x *Session) SendTask(t testing.TB, task *v1.Task) {
 	t.Helper()
@@ -281,7 +286,7 @@ func (s *Server) Connect(stream grpc.BidiStreamingServer[v1.ConnectRequest, v1.C
 		return errNoHello
 	}
 	s.mu.Lock()
-	heartbeat, counter := s.Heartbeat, s.counter
+	heartbeat, counter, clk := s.Heartbeat, s.counter, s.Clock
 	s.mu.Unlock()
 	if heartbeat == 0 {
 		heartbeat = 50 * time.Millisecond
@@ -289,7 +294,7 @@ func (s *Server) Connect(stream grpc.BidiStreamingServer[v1.ConnectRequest, v1.C
 	x := &Session{Identity: id, Hello: first.GetHello(), Received: make(chan *v1.ConnectRequest, 1024), stream: stream,
 		end: make(chan error, 1)}
 	if err := stream.Send(&v1.ConnectResponse{Message: &v1.ConnectResponse_Welcome{Welcome: &v1.Welcome{
-		ServerTime: timestamppb.New(s.Clock.Now()), Heartbeat: durationpb.New(heartbeat), SessionId: fmt.Sprintf("%p", x),
+		ServerTime: timestamppb.New(clk.Now()), Heartbeat: durationpb.New(heartbeat), SessionId: fmt.Sprintf("%p", x),
 		JoinCounter: counter,
 	}}}); err != nil {
 		return err

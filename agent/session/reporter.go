@@ -1,0 +1,96 @@
+package session
+
+import (
+	"context"
+	"crypto/sha256"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	v1 "github.com/infractl/infractl/proto/infractl/v1"
+)
+
+// factsEvery is how often facts are read while nothing happens.
+const factsEvery = time.Minute
+
+// reporter makes reports: only the parts that changed since the last one of the session.
+type reporter struct {
+	read  func(context.Context) *v1.HostFacts
+	state func() *v1.HostState
+
+	mu    sync.Mutex
+	facts *v1.HostFacts
+	taken time.Time
+	// Of the present session:
+	sequence   uint64
+	sent       map[string][sha256.Size]byte
+	readingNow bool
+}
+
+// refresh reads the facts again if they are older than limit. It reports whether they were read.
+func (r *reporter) refresh(ctx context.Context, limit time.Duration) bool {
+	r.mu.Lock()
+	if r.readingNow || (r.facts != nil && time.Since(r.taken) < limit) {
+		r.mu.Unlock()
+		return false
+	}
+	r.readingNow = true
+	r.mu.Unlock()
+	facts := r.read(ctx)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.readingNow = false
+	if ctx.Err() != nil {
+		return false // it was cut short and may have gaps
+	}
+	r.facts, r.taken = facts, time.Now()
+	return true
+}
+
+// restart makes the next report the first of a session: with all parts.
+func (r *reporter) restart() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.sequence, r.sent = 0, map[string][sha256.Size]byte{}
+}
+
+// full makes the next report have all parts.
+func (r *reporter) full() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.sent = map[string][sha256.Size]byte{}
+}
+
+// next returns the next report, nil when nothing changed.
+func (r *reporter) next() *v1.ConnectRequest {
+	state := r.state()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	report := &v1.Report{}
+	if r.facts != nil && r.changed("facts", r.facts) {
+		report.Facts = r.facts
+	}
+	if state != nil && r.changed("state", state) {
+		report.State = state
+	}
+	if report.Facts == nil && report.State == nil {
+		return nil
+	}
+	r.sequence++
+	report.Sequence = r.sequence
+	return &v1.ConnectRequest{Message: &v1.ConnectRequest_Report{Report: report}}
+}
+
+func (r *reporter) changed(part string, m proto.Message) bool {
+	data, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+	if err != nil {
+		return true
+	}
+	digest := sha256.Sum256(data)
+	if r.sent[part] == digest {
+		return false
+	}
+	r.sent[part] = digest
+	return true
+}
