@@ -9,6 +9,7 @@ import (
 
 	"github.com/infractl/infractl/internal/site/sitefile"
 	"github.com/infractl/infractl/internal/site/yamltree"
+	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
 // FrontPort is the TCP port on which the front of an instance's host listens for the proxy.
@@ -62,16 +63,17 @@ func (l *loader) ssh() {
 		Port: uint16(f.Port), Users: f.Users, MaxAuthTries: f.MaxAuthTries, MaxSessions: f.MaxSessions,
 		ClientAliveInterval: time.Duration(f.ClientAliveInterval),
 	}
-	defaults := map[string]func(){
-		"port":                  func() { s.Port = 22 },
-		"max_auth_tries":        func() { s.MaxAuthTries = 4 },
-		"max_sessions":          func() { s.MaxSessions = 10 },
-		"client_alive_interval": func() { s.ClientAliveInterval = 30 * time.Second },
+	if !l.pos.Has("ssh/port") {
+		s.Port = 22
 	}
-	for key, set := range defaults {
-		if !l.pos.Has("ssh/" + key) {
-			set()
-		}
+	if !l.pos.Has("ssh/max_auth_tries") {
+		s.MaxAuthTries = 4
+	}
+	if !l.pos.Has("ssh/max_sessions") {
+		s.MaxSessions = 10
+	}
+	if !l.pos.Has("ssh/client_alive_interval") {
+		s.ClientAliveInterval = 30 * time.Second
 	}
 	l.within("ssh/max_auth_tries", uint64(s.MaxAuthTries), 2, 10)
 	l.within("ssh/max_sessions", uint64(s.MaxSessions), 1, 100)
@@ -84,7 +86,7 @@ func (l *loader) ssh() {
 	if what, ok := taken[s.Port]; ok && s.Port != 0 {
 		l.fail("ssh/port", "choose another port", "ssh.port %d is %s", s.Port, what)
 	}
-	if l.pos.Has("ssh/users") && len(f.Users) == 0 {
+	if l.pos.Has("ssh/users") && len(f.Users) == 0 && !l.failedAt("ssh/users") {
 		l.fail("ssh/users", "", "nobody may log in")
 	}
 }
@@ -104,7 +106,9 @@ func (l *loader) lasts(path string, v, least, most time.Duration) {
 
 func (l *loader) failedAt(path string) bool {
 	overlay, pos := l.place(path, false)
-	return slices.ContainsFunc(l.findings, func(f finding) bool { return f.overlay == overlay && f.pos == pos })
+	return slices.ContainsFunc(l.findings, func(f finding) bool {
+		return f.severity == v1.Severity_SEVERITY_ERROR && f.overlay == overlay && f.pos == pos
+	})
 }
 
 var accountForm = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)

@@ -69,8 +69,11 @@ func (l *loader) gateways() {
 		inside := l.firstInside(n)
 		if inside == "" {
 			if len(n.Interfaces) > 0 && !l.failed() {
-				l.failKey(yamltree.Join("nodes", n.Name),
-					"a network whose gateway is none of the nodes is outside; correct the gateway or the address",
+				hint := "a network whose gateway is none of the nodes is outside; correct the gateway or the address"
+				if s.Router() == nil {
+					hint = "without a router, leave the network's gateway out"
+				}
+				l.failKey(yamltree.Join("nodes", n.Name), hint,
 					"node %s has no address in an inside network", n.Name)
 			}
 			continue
@@ -84,7 +87,7 @@ func (l *loader) gateways() {
 			}
 		}
 	}
-	if r := s.Router(); r != nil && relay != "" && !slices.ContainsFunc(r.Interfaces, func(f Interface) bool { return f.Network == relay }) {
+	if r := s.Router(); r != nil && relay != "" && !l.failed() && !slices.ContainsFunc(r.Interfaces, func(f Interface) bool { return f.Network == relay }) {
 		l.failKey(yamltree.Join("nodes", r.Name), "give it an interface there: the relay manages it",
 			"router %s has no address in the relay's network %s", r.Name, relay)
 	}

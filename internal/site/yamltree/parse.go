@@ -45,6 +45,7 @@ func Parse(content []byte) (root *Node, faults []Fault) {
 	return c.document(file)
 }
 
+// badText finds text that no editor shows as what it is.
 func badText(content []byte) (Fault, bool) {
 	line, column := 1, 1
 	for i := 0; i < len(content); {
@@ -67,6 +68,9 @@ func badText(content []byte) (Fault, bool) {
 // refusedToken looks at the tokens before they are parsed: the parser is recursive, so depth has to be bounded here.
 func refusedToken(tokens token.Tokens) (Fault, bool) {
 	var blocks []int // columns of the open blocks
+	if len(tokens) > MaxTokens {
+		return Fault{Pos: posOf(tokens[MaxTokens]), Message: fmt.Sprintf("more than %d words and signs", MaxTokens)}, true
+	}
 	flow, line, aliases := 0, 0, 0
 	for i, t := range tokens {
 		pos := posOf(t)
@@ -147,11 +151,12 @@ func (c *converter) document(file *ast.File) (*Node, []Fault) {
 		if doc.Body == nil {
 			continue
 		}
+		n := c.node(doc.Body, 0)
 		if root != nil {
-			c.fault(posOf(doc.Body.GetToken()), "keep one document in the file", "a second document starts here")
+			c.fault(n.Pos, "keep one document in the file", "a second document starts here")
 			break
 		}
-		root = c.node(doc.Body, 0)
+		root = n
 	}
 	if root == nil {
 		root = &Node{Pos: Pos{1, 1}}
@@ -245,12 +250,14 @@ func (c *converter) entry(out *Node, v *ast.MappingValueNode, depth int) {
 	if v.Value == nil || value.Kind == Null {
 		value.Pos = pos
 	}
-	for _, e := range out.Entries {
-		if e.Key == text {
-			c.fault(pos, "", "%s is given twice, first in line %d", short(text), e.Pos.Line)
-			return
-		}
+	if first, ok := out.keys[text]; ok {
+		c.fault(pos, "", "%s is given twice, first in line %d", short(text), first.Line)
+		return
 	}
+	if out.keys == nil {
+		out.keys = map[string]Pos{}
+	}
+	out.keys[text] = pos
 	out.Entries = append(out.Entries, Entry{Key: text, Pos: pos, Value: value})
 	out.size += value.size
 }

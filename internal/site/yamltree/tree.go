@@ -9,6 +9,8 @@ const (
 	MaxBytes = 1 << 20
 	// MaxDepth is the deepest nesting.
 	MaxDepth = 50
+	// MaxTokens is the greatest number of words and signs: the parser's time grows with its square.
+	MaxTokens = 50_000
 	// MaxAliases is the greatest number of aliases.
 	MaxAliases = 200
 	// MaxNodes is the greatest number of values, those that aliases repeat counted each time.
@@ -68,6 +70,7 @@ type Node struct {
 	Entries []Entry
 
 	size int
+	keys map[string]Pos // of Entries, while the mapping is read
 }
 
 // Entry is one key of a mapping with its value.
