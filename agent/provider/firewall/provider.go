@@ -65,7 +65,9 @@ func (p *Provider) target(wish provider.Wish[*v1.FirewallSpec]) (old, want RuleS
 	return old, narrow(old, wanted, wish.Laggards), nil
 }
 
-func concerns(stage provider.Stage) bool { return stage == provider.Widening || stage == provider.Narrowing }
+func concerns(stage provider.Stage) bool {
+	return stage == provider.Widening || stage == provider.Narrowing
+}
 
 // Plan implements provider.Provider. It costs two processes. It refuses, with code precondition, a host on which somebody else
 // manages the same tables.
