@@ -25,6 +25,8 @@ type Options struct {
 	Root, Bin string
 	// Dir is the folder of the lab's state; Name keeps labs apart.
 	Dir, Name string
+	// Site replaces the example site's file; empty means examples/projetpro/site.yaml.
+	Site string
 	// Overlay lines are added to the lab overlay: rollout windows of trials.
 	Overlay string
 	// Customize changes the lab's configuration before it is built.
@@ -41,9 +43,12 @@ type Site struct {
 	Lab *lab.Lab
 	// File and Overlay are the site file and the overlay that were written for it.
 	File, Overlay string
-	opts          Options
-	started       time.Time
-	operator      *lab.Process
+	// InitSeconds is how long "infractl-server init" to a running, answering server took.
+	InitSeconds float64
+	opts        Options
+	started     time.Time
+	public      string
+	operator    *lab.Process
 }
 
 // Names of the site's machines.
@@ -186,10 +191,11 @@ func (s *Site) startServer(ctx context.Context) error {
 	if _, err := relay.Must(ctx, "systemctl", "enable", "--now", "infractl-server.service"); err != nil {
 		return errs.Wrap("start the server", err)
 	}
+	s.InitSeconds = time.Since(begun).Seconds()
 	if err := s.login(ctx, out); err != nil {
 		return err
 	}
-	s.say("server: initialised, running and logged in to in %.1f s", time.Since(begun).Seconds())
+	s.say("server: initialised and running in %.1f s", s.InitSeconds)
 	return nil
 }
 

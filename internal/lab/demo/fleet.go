@@ -20,8 +20,10 @@ func (s *Site) enrol(ctx context.Context) error {
 	if err := s.Lab.WaitBooted(ctx, Router); err != nil {
 		return err
 	}
+	cfg := s.Lab.Config()
+	names := cfg.VMNames()
 	g, gctx := errgroup.WithContext(ctx)
-	for _, name := range append(Nodes(), Internet) {
+	for _, name := range names {
 		g.Go(func() error {
 			token, err := s.Must(gctx, "token", "create", "--node", name)
 			if err != nil {
@@ -34,10 +36,10 @@ func (s *Site) enrol(ctx context.Context) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	if err := s.WaitOnline(ctx, 60*time.Second, append(Nodes(), Internet, Operator)...); err != nil {
+	if err := s.WaitOnline(ctx, 60*time.Second, append(names, Operator)...); err != nil {
 		return err
 	}
-	s.say("agents: %d nodes and 2 probes enrolled by themselves", len(Nodes()))
+	s.say("agents: %d machines enrolled by themselves, and the operator's probe", len(names))
 	return nil
 }
 

@@ -36,24 +36,27 @@ func (s *Site) writeFiles() error {
 			return errs.Wrap("prepare the lab's folder", err)
 		}
 	}
-	public, err := newSSHKey(s.SSHKey())
-	if err != nil {
+	var err error
+	if s.public, err = newSSHKey(s.SSHKey()); err != nil {
 		return err
 	}
 	example := filepath.Join(s.opts.Root, "examples/projetpro")
 	s.File, s.Overlay = s.file("site", "site.yaml"), s.file("site", "lab.yaml")
-	content, err := os.ReadFile(filepath.Join(example, "site.yaml"))
-	if err != nil {
-		return errs.Wrap("read the example site", err)
+	content := s.opts.Site
+	if content == "" {
+		data, err := os.ReadFile(filepath.Join(example, "site.yaml"))
+		if err != nil {
+			return errs.Wrap("read the example site", err)
+		}
+		content = string(data)
 	}
-	overlay, err := os.ReadFile(filepath.Join(example, "lab.yaml"))
-	if err != nil {
-		return errs.Wrap("read the lab overlay", err)
+	if err := s.SetOverlay(s.opts.Overlay); err != nil {
+		return err
 	}
-	extra := fmt.Sprintf("\naccounts:\n  operator: {ssh_keys: [%q]}\n  developer: {ssh_keys: [%q]}\n%s", public, public, s.opts.Overlay)
+	if err := s.WriteSite(content); err != nil {
+		return err
+	}
 	files := map[string]string{
-		s.File:                    string(content),
-		s.Overlay:                 string(overlay) + extra,
 		s.file("bin", "infractl"): s.wrapper(),
 		s.file("env"):             fmt.Sprintf("export PATH=%q:$PATH\nexport INFRACTL_OVERLAY=%q\n", s.file("bin"), s.Overlay),
 	}
@@ -67,6 +70,21 @@ func (s *Site) writeFiles() error {
 		}
 	}
 	return nil
+}
+
+// WriteSite replaces the site file.
+func (s *Site) WriteSite(content string) error {
+	return errs.Wrap("write the site file", os.WriteFile(s.File, []byte(content), 0o644))
+}
+
+// SetOverlay writes the lab overlay: the example's, the operator's SSH key, and more lines.
+func (s *Site) SetOverlay(more string) error {
+	example, err := os.ReadFile(filepath.Join(s.opts.Root, "examples/projetpro/lab.yaml"))
+	if err != nil {
+		return errs.Wrap("read the lab overlay", err)
+	}
+	keys := fmt.Sprintf("\naccounts:\n  operator: {ssh_keys: [%q]}\n  developer: {ssh_keys: [%q]}\n", s.public, s.public)
+	return errs.Wrap("write the lab overlay", os.WriteFile(s.Overlay, []byte(string(example)+keys+more), 0o644))
 }
 
 // wrapper runs infractl where the operator is, with the operator's identity.

@@ -1,0 +1,76 @@
+package bench
+
+import (
+	"context"
+
+	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/lab"
+)
+
+// The saboteurs stand before the real programs on the agent's PATH and act only while a commit is armed: they stand for a
+// change that is wrong in a way that no check before it has seen.
+const (
+	whileArmed = `armed() { for f in /var/lib/infractl/commits/*/armed.json; do [ -e "$f" ] && return 0; done; return 1; }
+`
+	// dropEverything lets the rules be loaded and verified, and then drops everything in our own chains.
+	dropEverything = "#!/bin/sh\n" + whileArmed + `/usr/sbin/iptables-restore "$@"
+rc=$?
+if armed && [ ! -e /run/sabotaged ] && [ "$(readlink /proc/self/ns/net)" = "$(readlink /proc/1/ns/net)" ]; then
+  : > /run/sabotaged
+  setsid sh -c 'sleep 0.12; iptables -w 2 -I INFRACTL-IN 1 -j DROP; iptables -w 2 -I INFRACTL-OUT 1 -j DROP' >/dev/null 2>&1 </dev/null &
+fi
+exit $rc
+`
+	// deadSshd makes sshd's configuration unusable and ends it when it is reloaded.
+	deadSshd = "#!/bin/sh\n" + whileArmed + `case "$*" in *reload*ssh*|*restart*ssh*)
+  if armed && [ ! -e /run/sabotaged ]; then
+    : > /run/sabotaged
+    echo 'NoSuchKeyword yes' >> /etc/ssh/sshd_config.d/00-infractl.conf
+    /usr/bin/systemctl stop ssh.service
+    exit 0
+  fi;;
+esac
+exec /usr/bin/systemctl "$@"
+`
+	// refusingSshd makes sshd refuse everybody when it is reloaded.
+	refusingSshd = "#!/bin/sh\n" + whileArmed + `case "$*" in *reload*ssh*|*restart*ssh*)
+  if armed && [ ! -e /run/sabotaged ]; then
+    : > /run/sabotaged
+    echo 'DenyUsers *' >> /etc/ssh/sshd_config.d/00-infractl.conf
+  fi;;
+esac
+exec /usr/bin/systemctl "$@"
+`
+	// cutOff drops what the relay sends to its fleet by SSH.
+	cutOff = "#!/bin/sh\n" + whileArmed + `/usr/sbin/iptables-restore "$@"
+rc=$?
+if armed && [ ! -e /run/sabotaged ] && [ "$(readlink /proc/self/ns/net)" = "$(readlink /proc/1/ns/net)" ]; then
+  : > /run/sabotaged
+  setsid sh -c 'sleep 0.12; iptables -w 2 -I INFRACTL-OUT 1 -p tcp -d 10.0.10.0/24 --dport 202 -j DROP' >/dev/null 2>&1 </dev/null &
+fi
+exit $rc
+`
+)
+
+// saboteur is a program that stands before a real one.
+type saboteur struct {
+	path, script string
+}
+
+func (s saboteur) install(ctx context.Context, vm *lab.VM) error {
+	if s.path == "" {
+		return nil
+	}
+	if _, err := vm.Must(ctx, "rm", "-f", "/run/sabotaged"); err != nil {
+		return errs.Wrap("install a saboteur", err)
+	}
+	return errs.Wrap("install a saboteur", vm.WriteFile(ctx, s.path, 0o755, []byte(s.script)))
+}
+
+func (s saboteur) remove(ctx context.Context, vm *lab.VM) error {
+	if s.path == "" {
+		return nil
+	}
+	_, err := vm.Must(ctx, "rm", "-f", s.path, "/run/sabotaged")
+	return errs.Wrap("remove a saboteur", err)
+}
