@@ -1,4 +1,4 @@
-package probe
+package probing
 
 import (
 	"bufio"
@@ -26,22 +26,29 @@ func unopened(err error) outcome {
 	return outcome{v1.ProbeOutcome_PROBE_OUTCOME_DROPPED, err.Error()}
 }
 
-// tcp opens a connection and does on it what the kind asks for.
-func (p *Prober) tcp(ctx context.Context, address string, probe *v1.Probe) outcome {
+// dial opens a TCP connection whose reading and writing end with ctx.
+func dial(ctx context.Context, address string) (net.Conn, error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) }) //nolint:errcheck // cannot fail on TCP
+	return conn, nil
+}
+
+// tcp opens a connection and does on it what the kind asks for.
+func (p *Prober) tcp(ctx context.Context, address string, probe *v1.Probe) outcome {
+	conn, err := dial(ctx, address)
 	if err != nil {
 		return unopened(err)
 	}
 	defer conn.Close()
-	// From here on the end of ctx ends reading and writing.
-	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) }) //nolint:errcheck // cannot fail on TCP
-	defer stop()
 	switch probe.GetKind() {
 	case v1.ProbeKind_PROBE_KIND_SSH_BANNER:
 		return banner(conn)
 	case v1.ProbeKind_PROBE_KIND_SSH_LOGIN:
-		return p.login(conn, address, probe)
+		return p.login(ctx, conn, address, probe)
 	case v1.ProbeKind_PROBE_KIND_SERVER:
 		return p.server(conn)
 	}
@@ -69,7 +76,7 @@ func banner(conn net.Conn) outcome {
 // has looked at the client's certificate.
 func (p *Prober) server(conn net.Conn) outcome {
 	if p.cfg.TLS == nil {
-		return rejected(errs.New(errs.Precondition, "this agent has no identity"))
+		return rejected(errs.New(errs.Precondition, "there is no identity to show"))
 	}
 	config, err := p.cfg.TLS()
 	if err != nil {
@@ -92,7 +99,7 @@ func (p *Prober) server(conn net.Conn) outcome {
 	if frame[3] != settings {
 		return rejected(errs.New(errs.Unavailable, "connected, but it is no infractl server"))
 	}
-	return open("the server accepts this agent's certificate")
+	return open("the server accepts this certificate")
 }
 
 // udp sends datagrams until something comes back. What is sent depends on the port: a name server answers questions only.

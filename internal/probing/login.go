@@ -1,6 +1,7 @@
-package probe
+package probing
 
 import (
+	"context"
 	"net"
 	"slices"
 	"time"
@@ -11,12 +12,17 @@ import (
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
-// login logs in with the witness key and runs "true". Only a host key that the server named is accepted.
-func (p *Prober) login(conn net.Conn, address string, probe *v1.Probe) outcome {
-	if p.cfg.Key == nil {
-		return rejected(errs.New(errs.Precondition, "this agent has no witness key"))
+// keysAtOnce is how many keys one connection tries: servers of the site end a connection after as few as two that they do not
+// know.
+const keysAtOnce = 2
+
+// login logs in and runs "true". Only a host key that the server named is accepted. Keys are tried in order, further ones on
+// further connections.
+func (p *Prober) login(ctx context.Context, conn net.Conn, address string, probe *v1.Probe) outcome {
+	if p.cfg.Keys == nil {
+		return rejected(errs.New(errs.Precondition, "there is no key to log in with"))
 	}
-	key, err := p.cfg.Key()
+	keys, err := p.cfg.Keys()
 	if err != nil {
 		return rejected(err)
 	}
@@ -24,12 +30,34 @@ func (p *Prober) login(conn net.Conn, address string, probe *v1.Probe) outcome {
 	if err != nil {
 		return rejected(err)
 	}
+	last := rejected(errs.New(errs.Precondition, "there is no key to log in with"))
+	for some := range slices.Chunk(keys, keysAtOnce) {
+		if conn == nil {
+			if conn, err = dial(ctx, address); err != nil {
+				return last
+			}
+		}
+		var again bool
+		last, again = loginWith(conn, address, probe.GetUser(), some, pinned)
+		conn.Close()
+		if !again || ctx.Err() != nil {
+			break
+		}
+		conn = nil
+	}
+	return last
+}
+
+// loginWith logs in on one connection; again says that the right host refused these keys, so that others may be tried.
+func loginWith(conn net.Conn, address, user string, keys []ssh.Signer, pinned []ssh.PublicKey) (saw outcome, again bool) {
+	known := false
 	client, channels, requests, err := ssh.NewClientConn(conn, address, &ssh.ClientConfig{
-		User:              probe.GetUser(),
-		Auth:              []ssh.AuthMethod{ssh.PublicKeys(key)},
+		User:              user,
+		Auth:              []ssh.AuthMethod{ssh.PublicKeys(keys...)},
 		HostKeyAlgorithms: algorithms(pinned),
 		HostKeyCallback: func(_ string, _ net.Addr, got ssh.PublicKey) error {
-			if slices.ContainsFunc(pinned, func(k ssh.PublicKey) bool { return string(k.Marshal()) == string(got.Marshal()) }) {
+			known = slices.ContainsFunc(pinned, func(k ssh.PublicKey) bool { return string(k.Marshal()) == string(got.Marshal()) })
+			if known {
 				return nil
 			}
 			return errs.New(errs.Unauthenticated, "its host key %s is not one of the known ones", ssh.FingerprintSHA256(got))
@@ -38,20 +66,20 @@ func (p *Prober) login(conn net.Conn, address string, probe *v1.Probe) outcome {
 		Timeout:       MaxTimeout,
 	})
 	if err != nil {
-		return rejected(err)
+		return rejected(err), known
 	}
 	c := ssh.NewClient(client, channels, requests)
 	defer c.Close()
 	session, err := c.NewSession()
 	if err != nil {
-		return rejected(errs.New(errs.Denied, "logged in, but no session: %w", err))
+		return rejected(errs.New(errs.Denied, "logged in, but no session: %w", err)), false
 	}
 	defer session.Close()
 	started := time.Now()
 	if err := session.Run("true"); err != nil {
-		return rejected(errs.New(errs.Denied, "logged in, but the command failed: %w", err))
+		return rejected(errs.New(errs.Denied, "logged in, but the command failed: %w", err)), false
 	}
-	return open("logged in as " + probe.GetUser() + ", command took " + time.Since(started).Round(time.Millisecond).String())
+	return open("logged in as " + user + ", command took " + time.Since(started).Round(time.Millisecond).String()), false
 }
 
 func parseHostKeys(lines []string) ([]ssh.PublicKey, error) {
