@@ -14,9 +14,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/connectivity"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/infractl/infractl/certs"
 	"github.com/infractl/infractl/internal/clock"
@@ -53,6 +50,9 @@ func DefaultDir() (string, error) {
 	return filepath.Join(base, "infractl"), nil
 }
 
+// loginHint says how to get an identity.
+const loginHint = "on the server's machine, as root: infractl-server admin-code, then infractl login"
+
 // NewFolder returns the operator's folder at dir.
 func NewFolder(dir string) *Folder { return &Folder{dir: dir, creds: mtls.NewCredentials(dir)} }
 
@@ -61,13 +61,12 @@ func (f *Folder) Dir() string { return f.dir }
 
 func (f *Folder) settingsFile() string { return filepath.Join(f.dir, "settings.json") }
 
-// Settings reads the settings; NotFound says that there was no login.
+// Settings reads the settings; Unauthenticated says that there was no login.
 func (f *Folder) Settings() (Settings, error) {
 	var s Settings
 	data, err := os.ReadFile(f.settingsFile())
 	if errors.Is(err, fs.ErrNotExist) {
-		return s, errs.New(errs.Unauthenticated, "not logged in").At(f.dir).
-			WithHint("on the server's machine, as root: infractl-server admin-code, then infractl login --name YOU")
+		return s, f.noLogin()
 	}
 	if err != nil {
 		return s, errs.Wrap("read settings", err)
@@ -76,6 +75,19 @@ func (f *Folder) Settings() (Settings, error) {
 		return s, errs.New(errs.Invalid, "settings do not parse: %w", err).At(f.settingsFile()).WithHint("log in again: infractl login")
 	}
 	return s, nil
+}
+
+func (f *Folder) noLogin() error {
+	return errs.New(errs.Unauthenticated, "not logged in").At(f.dir).WithHint("%s", loginHint)
+}
+
+// Credential reads the identity; Unauthenticated says that there is none.
+func (f *Folder) Credential() (*mtls.Credential, error) {
+	cred, err := f.creds.Current()
+	if errs.Is(err, errs.NotFound) {
+		return nil, f.noLogin()
+	}
+	return cred, err
 }
 
 // Store keeps an identity that the server gave for key.
@@ -90,7 +102,11 @@ func (f *Folder) Store(key *KeyAndCSR, id *v1.OperatorIdentity) error {
 	if err := f.creds.Promote(); err != nil {
 		return err
 	}
-	data, err := json.MarshalIndent(Settings{Site: id.GetSite(), Servers: id.GetServerAddresses(), Role: id.GetRole().String()}, "", "  ")
+	settings := Settings{Site: id.GetSite(), Servers: id.GetServerAddresses(), Role: id.GetRole().String()}
+	if old, err := f.Settings(); err == nil && len(settings.Servers) == 0 && old.Site == settings.Site {
+		settings.Servers = old.Servers
+	}
+	data, err := json.MarshalIndent(settings, "", "  ")
 	if err != nil {
 		return errs.Wrap("store settings", err)
 	}
@@ -103,26 +119,30 @@ type Options struct {
 	Server string
 	// Clock is the operator's clock.
 	Clock clock.Clock
-	// DialTimeout bounds the connection; 0 means 5 s.
+	// DialTimeout bounds the connection to one address; 0 means 5 s.
 	DialTimeout time.Duration
 }
 
 // Connect opens a connection to the first server that answers, and renews the identity when two thirds of its life are over.
+// Errors: Unauthenticated without an identity that the server accepts, Unavailable when no server answers.
 func (f *Folder) Connect(ctx context.Context, o Options) (*grpc.ClientConn, error) {
 	settings, err := f.Settings()
 	if err != nil {
 		return nil, err
 	}
-	cred, err := f.creds.Current()
+	cred, err := f.Credential()
 	if err != nil {
 		return nil, err
 	}
-	if now := o.Clock.Now(); now.After(cred.Leaf.NotAfter) {
+	if o.Clock.Now().After(cred.Leaf.NotAfter) {
 		return nil, errs.New(errs.Unauthenticated, "the certificate of %s expired at %s", cred.Identity.Name,
-			cred.Leaf.NotAfter.Format(time.RFC3339)).WithHint("log in again: infractl login")
+			cred.Leaf.NotAfter.UTC().Format(time.RFC3339)).WithHint("%s", loginHint)
 	}
 	servers := settings.Servers
 	if o.Server != "" {
+		if _, _, err := net.SplitHostPort(o.Server); err != nil {
+			return nil, errs.New(errs.Invalid, "server address %q is not HOST:PORT", o.Server).WithHint("for example: --server 10.0.10.5:7443")
+		}
 		servers = []string{o.Server}
 	}
 	conn, err := f.dialAny(ctx, servers, settings, cred, o)
@@ -136,20 +156,40 @@ func (f *Folder) Connect(ctx context.Context, o Options) (*grpc.ClientConn, erro
 	return conn, nil
 }
 
+// TLS returns the configuration with which this operator reaches any server of the site.
+func (f *Folder) TLS(clk clock.Clock) (*tls.Config, error) {
+	settings, err := f.Settings()
+	if err != nil {
+		return nil, err
+	}
+	cred, err := f.Credential()
+	if err != nil {
+		return nil, err
+	}
+	return clientTLS(settings, cred, clk)
+}
+
+func clientTLS(s Settings, cred *mtls.Credential, clk clock.Clock) (*tls.Config, error) {
+	return mtls.ClientConfig(mtls.ClientOptions{RootPEM: cred.RootPEM, Site: s.Site, Clock: clk,
+		Certificate: func() (*tls.Certificate, error) { return cred.TLS, nil }})
+}
+
 func (f *Folder) dialAny(ctx context.Context, servers []string, s Settings, cred *mtls.Credential, o Options) (*grpc.ClientConn, error) {
 	if o.DialTimeout == 0 {
 		o.DialTimeout = 5 * time.Second
 	}
-	cfg, err := mtls.ClientConfig(mtls.ClientOptions{RootPEM: cred.RootPEM, Site: s.Site, Clock: o.Clock,
-		Certificate: func() (*tls.Certificate, error) { return cred.TLS, nil }})
+	cfg, err := clientTLS(s, cred, o.Clock)
 	if err != nil {
 		return nil, err
 	}
 	var failed error
 	for _, addr := range servers {
-		conn, err := dial(ctx, addr, o.DialTimeout, credentials.NewTLS(cfg))
+		conn, err := dial(ctx, addr, o.DialTimeout, cfg)
 		if err == nil {
 			return conn, nil
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
 		}
 		failed = err
 	}
@@ -159,36 +199,13 @@ func (f *Folder) dialAny(ctx context.Context, servers []string, s Settings, cred
 	return nil, failed
 }
 
-func dial(ctx context.Context, addr string, limit time.Duration, tc credentials.TransportCredentials) (*grpc.ClientConn, error) {
-	conn, err := grpc.NewClient("passthrough:///"+addr, append(mtls.ClientGRPC(), grpc.WithTransportCredentials(tc))...)
-	if err != nil {
-		return nil, errs.New(errs.Invalid, "%w", err).At(addr)
-	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	conn.Connect()
-	for state := conn.GetState(); state != connectivity.Ready; state = conn.GetState() {
-		if !conn.WaitForStateChange(ctx, state) || state == connectivity.TransientFailure {
-			conn.Close()
-			return nil, errs.New(errs.Unavailable, "the server does not answer").At(addr).
-				WithHint("is the VPN up, and does infractl-server run? On the server: systemctl status infractl-server")
-		}
-	}
-	return conn, nil
-}
-
-// Socket opens the server's Unix socket on its own machine.
-func Socket(path string) (*grpc.ClientConn, error) {
-	conn, err := grpc.NewClient("passthrough:///unix", grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "unix", path)
-		}))
-	return conn, errs.Wrap("open "+path, err)
-}
+// renewTimeout bounds a renewal, so that a server that is slow with it delays nobody.
+const renewTimeout = 5 * time.Second
 
 // renew asks for a new certificate for a new key.
 func (f *Folder) renew(ctx context.Context, conn *grpc.ClientConn) error {
+	ctx, cancel := context.WithTimeout(ctx, renewTimeout)
+	defer cancel()
 	key, err := NewKey()
 	if err != nil {
 		return err

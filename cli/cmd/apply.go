@@ -3,6 +3,8 @@ package cmd
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
@@ -12,13 +14,49 @@ import (
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
-type applyOptions struct {
-	files       siteFlags
-	nodes       []string
+// rolloutFlags are those of every command that starts a rollout.
+type rolloutFlags struct {
 	acceptRisks []string
-	atConsole   string
 	identity    string
 	detach      bool
+}
+
+// riskNames are the risks that can be accepted by name. A lockout needs no acceptance: it reverts by itself.
+func riskNames() []string { return []string{"data"} }
+
+func (o *rolloutFlags) add(a *app, c *cobra.Command) {
+	f := c.Flags()
+	f.StringSliceVar(&o.acceptRisks, "accept-risk", nil, "accept a risk by name: "+strings.Join(riskNames(), ", "))
+	f.BoolVar(&o.detach, "detach", false, "do not wait for the rollout")
+	addIdentity(c, &o.identity)
+	a.yesFlag(c)
+	must(c.RegisterFlagCompletionFunc("accept-risk", cobra.FixedCompletions(riskNames(), cobra.ShellCompDirectiveNoFileComp)))
+	exits(c, true, meaning{ExitOK, "every node has all of it, or there was nothing to do"},
+		meaning{ExitFailed, "failed, refused, not confirmed, canceled, or superseded by a newer revision"},
+		meaning{ExitSomeFailed, "some nodes are missing or degraded; they are taken up when they connect"},
+		meaning{ExitRolledBack, "a commit failed: its node has its former state back, and the rollout halted"},
+		meaning{ExitInterrupted, "interrupted; a rollout that was started goes on"})
+}
+
+// check refuses a plan whose risks were not accepted, and risks that do not exist.
+func (o *rolloutFlags) check(plan *v1.PlanSiteResponse) error {
+	for _, name := range o.acceptRisks {
+		if !slices.Contains(riskNames(), name) {
+			return errs.New(errs.Invalid, "there is no risk %q to accept", name).WithHint("risks: %s", strings.Join(riskNames(), ", "))
+		}
+	}
+	if nodes := atRisk(plan, v1.Risk_RISK_DATA); len(nodes) > 0 && !slices.Contains(o.acceptRisks, "data") {
+		return errs.New(errs.Precondition, "data could be lost on %s", strings.Join(nodes, ", ")).
+			WithHint("read the plan; if that is what you want, add --accept-risk=data")
+	}
+	return nil
+}
+
+type applyOptions struct {
+	files     siteFlags
+	nodes     []string
+	atConsole string
+	rollout   rolloutFlags
 }
 
 func (a *app) applyCmd() *cobra.Command {
@@ -31,29 +69,25 @@ Every change that could lock somebody out is a commit: it is armed to revert by 
 the server on a new connection and its witnesses report that every way in is open. Where a witness does not exist yet (the
 first node of a site), this command takes its place: it opens the connection and the login from where it runs.
 
-Exit codes: 0 done or nothing to do, 3 some nodes are missing or degraded, 12 a commit failed and was rolled back.`,
-		Example: "  infractl apply -f site.yaml\n  infractl apply -f site.yaml --host srv-prod --yes",
-		Args:    cobra.NoArgs,
-		RunE:    func(c *cobra.Command, _ []string) error { return a.runApply(c.Context(), o) },
+With -o json or -o yaml the rollout is printed as it ended.`,
+		Example: "  infractl apply -f site.yaml\n  infractl apply -f site.yaml --host srv-prod --yes\n  infractl apply -f site.yaml --detach -y -o json",
+		Args:    arity(0, 0),
+		RunE:    func(c *cobra.Command, _ []string) error { return a.runApply(c.Context(), &o) },
 	}
 	o.files.add(c)
-	f := c.Flags()
-	f.StringSliceVar(&o.nodes, "host", nil, "only these nodes")
-	f.StringSliceVar(&o.acceptRisks, "accept-risk", nil, "accept a risk by name: data")
-	f.StringVar(&o.atConsole, "at-console", "", "you sit at this node's console: it needs no login witness (admin, audited)")
-	f.StringVar(&o.identity, "identity", "", "private SSH key for logins as a witness (default: ssh-agent, then ~/.ssh)")
-	f.BoolVar(&o.detach, "detach", false, "do not wait for the rollout")
-	a.yesFlag(c)
-	a.completeNodes(c, "host")
+	c.Flags().StringSliceVar(&o.nodes, "host", nil, "only these nodes")
+	c.Flags().StringVar(&o.atConsole, "at-console", "", "you sit at this node's console: it needs no login witness (admin, audited)")
+	o.rollout.add(a, c)
+	a.completeNodes(c, "host", "at-console")
 	return c
 }
 
-func (a *app) runApply(ctx context.Context, o applyOptions) error {
+func (a *app) runApply(ctx context.Context, o *applyOptions) error {
 	src, err := o.files.read()
 	if err != nil {
 		return err
 	}
-	if _, err := a.check(src, true); err != nil {
+	if _, err := a.check(src); err != nil {
 		return err
 	}
 	return a.withServer(ctx, func(ctx context.Context, conn *grpc.ClientConn, w *output.Writer) error {
@@ -62,45 +96,67 @@ func (a *app) runApply(ctx context.Context, o applyOptions) error {
 		if err != nil {
 			return err
 		}
-		if plan.GetSettled() {
-			a.note("revision %d: all %d nodes in sync, nothing to do", plan.GetBaseRevision(), len(plan.GetNodes()))
-			return nil
-		}
-		if err := a.showPlan(a.printErr, plan); err != nil {
-			return err
-		}
-		if err := a.confirm(fmt.Sprintf("Apply to %d node(s)?", len(plan.GetNodes()))); err != nil {
+		if done, err := a.agree(ctx, w, plan, &o.rollout, fmt.Sprintf("Apply to %d node(s)?", len(plan.GetNodes()))); done || err != nil {
 			return err
 		}
 		started, err := api.ApplySite(ctx, &v1.ApplySiteRequest{Source: src, BaseRevision: plan.GetBaseRevision(), Nodes: o.nodes,
-			AcceptRisks: o.acceptRisks, AtConsole: o.atConsole})
+			AcceptRisks: o.rollout.acceptRisks, AtConsole: o.atConsole})
 		if err != nil {
 			return err
 		}
-		return a.follow(ctx, conn, w, started.GetRevision(), started.GetRolloutId(), o)
+		return a.follow(ctx, conn, w, started.GetRevision(), started.GetRolloutId(), &o.rollout)
 	})
 }
 
-func (a *app) printErr(format string, args ...any) { fmt.Fprintf(a.streams.Err, format, args...) }
+// agree shows a plan and asks; done says that there is nothing to do.
+func (a *app) agree(ctx context.Context, w *output.Writer, plan *v1.PlanSiteResponse, o *rolloutFlags, question string) (done bool, err error) {
+	if err := o.check(&v1.PlanSiteResponse{}); err != nil { // a risk that does not exist is a mistake whatever the plan says
+		return false, err
+	}
+	if plan.GetSettled() {
+		a.note("revision %d: all %d nodes are in sync, nothing to do", plan.GetBaseRevision(), len(plan.GetNodes()))
+		return true, a.rolloutForPrograms(w, &v1.Rollout{Revision: plan.GetBaseRevision(), State: v1.RolloutState_ROLLOUT_STATE_SUCCEEDED})
+	}
+	showPlan(a.printErr, plan)
+	if err := o.check(plan); err != nil {
+		return false, err
+	}
+	return false, a.confirm(ctx, question)
+}
+
+func (a *app) printErr(format string, args ...any) {
+	fmt.Fprint(a.proc.Err, output.Clean(fmt.Sprintf(format, args...)))
+}
+
+// rolloutForPrograms writes a rollout in a machine format; people have seen it.
+func (a *app) rolloutForPrograms(w *output.Writer, r *v1.Rollout) error {
+	return w.Message(r, func() error { return nil })
+}
 
 // follow watches what was started, unless the operator does not want to wait.
-func (a *app) follow(ctx context.Context, conn *grpc.ClientConn, w *output.Writer, revision uint64, id string, o applyOptions) error {
+func (a *app) follow(ctx context.Context, conn *grpc.ClientConn, w *output.Writer, revision uint64, id string, o *rolloutFlags) error {
 	if id == "" {
-		a.note("revision %d stored; no node changes", revision)
-		return nil
+		a.note("revision %d is stored; no node changes", revision)
+		return a.rolloutForPrograms(w, &v1.Rollout{Revision: revision, State: v1.RolloutState_ROLLOUT_STATE_SUCCEEDED})
 	}
 	if o.detach {
 		a.note("revision %d, rollout %s; follow it with: infractl rollout watch %s", revision, id, id)
-		return nil
+		return a.rolloutForPrograms(w, &v1.Rollout{Id: id, Revision: revision, State: v1.RolloutState_ROLLOUT_STATE_RUNNING})
 	}
-	last, err := a.watch(ctx, conn, id, o.identity)
+	return a.watchToEnd(ctx, conn, w, id, o.identity)
+}
+
+// watchToEnd watches a rollout, shows it as it ended, and turns that into the command's end.
+func (a *app) watchToEnd(ctx context.Context, conn *grpc.ClientConn, w *output.Writer, id, identity string) error {
+	last, err := a.watch(ctx, conn, id, identity)
 	if err != nil {
-		if ctx.Err() != nil {
-			a.note("rollout %s goes on without this command; follow it with: infractl rollout watch %s", id, id)
+		if last != nil || id != "" {
+			id = orElse(last.GetId(), id)
+			a.note("the rollout goes on without this command; follow it with: infractl rollout watch %s", id)
 		}
 		return err
 	}
-	if err := w.Message(last, func() error { return nil }); err != nil {
+	if err := a.rolloutForPrograms(w, last); err != nil {
 		return err
 	}
 	return a.conclude(last)
@@ -108,57 +164,66 @@ func (a *app) follow(ctx context.Context, conn *grpc.ClientConn, w *output.Write
 
 // conclude says how a rollout ended and turns it into an exit code.
 func (a *app) conclude(r *v1.Rollout) error {
-	took := r.GetEnded().AsTime().Sub(r.GetStarted().AsTime())
 	switch r.GetState() {
 	case v1.RolloutState_ROLLOUT_STATE_SUCCEEDED:
-		a.note("revision %d is on all %d nodes, %.1f s", r.GetRevision(), len(r.GetNodes()), took.Seconds())
+		took := ""
+		if r.GetStarted() != nil && r.GetEnded() != nil {
+			took = fmt.Sprintf(", %.1f s", r.GetEnded().AsTime().Sub(r.GetStarted().AsTime()).Seconds())
+		}
+		a.note("revision %d is on all %d nodes%s", r.GetRevision(), len(r.GetNodes()), took)
 		return nil
 	case v1.RolloutState_ROLLOUT_STATE_HALTED:
-		a.nodeErrors(r)
-		return errs.New(errs.RolledBack, "rollout %s halted: %s", r.GetId(), r.GetReason()).
+		a.unfinished(r)
+		return errs.New(errs.RolledBack, "rollout %s halted: %s", r.GetId(), orElse(r.GetReason(), "a node failed")).
 			WithHint("correct the site file and apply again; what failed is remembered: infractl node show NODE, infractl node clear NODE")
 	case v1.RolloutState_ROLLOUT_STATE_CANCELED, v1.RolloutState_ROLLOUT_STATE_SUPERSEDED:
-		a.note("rollout %s: %s", r.GetId(), rolloutState(r.GetState()))
-		return exitError{ExitFailed}
+		text := fmt.Sprintf("rollout %s was %s", r.GetId(), rolloutState(r.GetState()))
+		if r.GetReason() != "" {
+			text += ": " + r.GetReason()
+		}
+		a.note("%s", text)
+		return exitError{ExitFailed, text}
 	}
-	a.nodeErrors(r)
-	a.note("rollout %s: some nodes are missing; they are taken up when they connect", r.GetId())
-	return exitError{ExitSomeFailed}
+	a.unfinished(r)
+	text := fmt.Sprintf("rollout %s is incomplete: some nodes are missing or degraded; missing ones are taken up when they connect", r.GetId())
+	a.note("%s", text)
+	return exitError{ExitSomeFailed, text}
 }
 
-func (a *app) nodeErrors(r *v1.Rollout) {
+// unfinished lists the nodes that have not all of a rollout.
+func (a *app) unfinished(r *v1.Rollout) {
 	for _, n := range r.GetNodes() {
-		if n.GetState() == v1.NodeRolloutState_NODE_ROLLOUT_STATE_DONE {
-			continue
+		if n.GetState() != v1.NodeRolloutState_NODE_ROLLOUT_STATE_DONE {
+			a.note("%s: %s: %s", n.GetNode(), nodeRollout(n.GetState()), dash(nodeText(n)))
+			if hint := n.GetError().GetHint(); hint != "" {
+				a.note("    hint: %s", hint)
+			}
 		}
-		text := n.GetMessage()
-		if n.GetError() != nil {
-			text = n.GetError().GetMessage()
-		}
-		a.note("%s: %s: %s", n.GetNode(), nodeRollout(n.GetState()), dash(text))
 	}
 }
 
 func (a *app) rollbackCmd() *cobra.Command {
-	var o applyOptions
+	var o rolloutFlags
 	c := &cobra.Command{
 		Use: "rollback REVISION", Short: "Make an old revision the newest one and apply it",
-		Example: "  infractl site rollback 3",
-		Args:    exactArgs(1, "infractl site rollback 3"),
+		Long: `Make the files of an old revision the newest revision, show the plan, ask, and apply it in waves like any other. Resources
+(instances, secrets, operators) are not touched.`,
+		Example:           "  infractl site rollback 3",
+		Args:              arity(1, 1),
+		ValidArgsFunction: firstOnly(a.completer(revisionNumbers)),
 		RunE: func(c *cobra.Command, args []string) error {
-			var number uint64
-			if _, err := fmt.Sscan(args[0], &number); err != nil || number == 0 {
-				return errs.New(errs.Invalid, "%q is no revision number", args[0]).WithHint("infractl site history lists them")
+			number, err := parseRevision(args[0])
+			if err != nil {
+				return err
 			}
-			return a.runRollback(c.Context(), number, o)
+			return a.runRollback(c.Context(), number, &o)
 		},
 	}
-	c.Flags().BoolVar(&o.detach, "detach", false, "do not wait for the rollout")
-	a.yesFlag(c)
+	o.add(a, c)
 	return c
 }
 
-func (a *app) runRollback(ctx context.Context, number uint64, o applyOptions) error {
+func (a *app) runRollback(ctx context.Context, number uint64, o *rolloutFlags) error {
 	return a.withServer(ctx, func(ctx context.Context, conn *grpc.ClientConn, w *output.Writer) error {
 		api := v1.NewSiteServiceClient(conn)
 		old, err := api.GetRevision(ctx, &v1.GetRevisionRequest{Number: number})
@@ -169,13 +234,11 @@ func (a *app) runRollback(ctx context.Context, number uint64, o applyOptions) er
 		if err != nil {
 			return err
 		}
-		if err := a.showPlan(a.printErr, plan); err != nil {
+		if done, err := a.agree(ctx, w, plan, o, fmt.Sprintf("Roll back to revision %d?", number)); done || err != nil {
 			return err
 		}
-		if err := a.confirm(fmt.Sprintf("Roll back to revision %d?", number)); err != nil {
-			return err
-		}
-		started, err := api.RollbackSite(ctx, &v1.RollbackSiteRequest{Number: number, BaseRevision: plan.GetBaseRevision()})
+		started, err := api.RollbackSite(ctx, &v1.RollbackSiteRequest{Number: number, BaseRevision: plan.GetBaseRevision(),
+			AcceptRisks: o.acceptRisks})
 		if err != nil {
 			return err
 		}

@@ -17,7 +17,9 @@ func (a *app) auditCmd() *cobra.Command {
 	var since time.Duration
 	c := &cobra.Command{
 		Use: "audit", Short: "Show who did what, when, with what result",
-		Example: "  infractl audit --since 24h\n  infractl audit --actor operator/anna --action Apply -o json", Args: cobra.NoArgs,
+		Long: `Show who did what, when, with what result, newest first. Every call that changes something is an entry, refused ones too, and
+so is reading this log. For the roles auditor and admin.`,
+		Example: "  infractl audit --since 24h\n  infractl audit --actor operator/anna --action Apply -o json", Args: arity(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if since > 0 {
 				req.Since = timestamppb.New(a.clock.Now().Add(-since))
@@ -30,8 +32,8 @@ func (a *app) auditCmd() *cobra.Command {
 				return w.Message(list, func() error {
 					var rows [][]string
 					for _, e := range list.GetEntries() {
-						rows = append(rows, []string{num(e.GetSequence()), e.GetTime().AsTime().Local().Format("2006-01-02 15:04:05"), e.GetActor(),
-							e.GetAction(), dash(e.GetTarget()), e.GetResult(), dash(e.GetMessage())})
+						rows = append(rows, []string{num(e.GetSequence()), e.GetTime().AsTime().Local().Format("2006-01-02 15:04:05"), dash(e.GetActor()),
+							e.GetAction(), dash(e.GetTarget()), dash(e.GetResult()), dash(e.GetMessage())})
 					}
 					return w.Rows([]string{"NO", "TIME", "WHO", "WHAT", "ON", "RESULT", "MESSAGE"}, rows)
 				})

@@ -7,42 +7,20 @@ import (
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/infractl/infractl/cli/output"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
 func (a *app) nodeCmd() *cobra.Command {
-	c := &cobra.Command{Use: "node", Short: "List, show, approve, clear, revoke and forget nodes"}
-	c.AddCommand(a.nodeListCmd(), a.nodeShowCmd(), a.nodeApproveCmd(), a.nodeClearCmd(), a.nodeRevokeCmd(), a.nodeForgetCmd())
-	return c
-}
-
-// completeNodes completes a flag's values with live node names from the server.
-func (a *app) completeNodes(c *cobra.Command, flag string) {
-	must(c.RegisterFlagCompletionFunc(flag, a.nodeNames))
-}
-
-func (a *app) nodeNames(c *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-	defer cancel()
-	var names []string
-	err := a.withServer(ctx, func(ctx context.Context, conn *grpc.ClientConn, _ *output.Writer) error {
-		list, err := v1.NewNodeServiceClient(conn).ListNodes(ctx, &v1.ListNodesRequest{})
-		for _, n := range list.GetNodes() {
-			names = append(names, n.GetName())
-		}
-		return err
-	})
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
+	return group("node", "List, show, approve, clear, revoke and forget nodes",
+		a.nodeListCmd(), a.nodeShowCmd(), a.nodeApproveCmd(), a.nodeClearCmd(), a.nodeRevokeCmd(), a.nodeForgetCmd())
 }
 
 func (a *app) nodeListCmd() *cobra.Command {
 	return &cobra.Command{
-		Use: "list", Short: "List enrolled, pending and wanted nodes", Example: "  infractl node list -o json", Args: cobra.NoArgs,
+		Use: "list", Short: "List enrolled, pending and wanted nodes", Example: "  infractl node list -o json", Args: arity(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			return a.withServer(c.Context(), func(ctx context.Context, conn *grpc.ClientConn, w *output.Writer) error {
 				list, err := v1.NewNodeServiceClient(conn).ListNodes(ctx, &v1.ListNodesRequest{})
@@ -87,9 +65,9 @@ func (a *app) syncWord(n *v1.Node) string {
 }
 
 func (a *app) nodeShowCmd() *cobra.Command {
-	c := &cobra.Command{
-		Use: "show NODE", Short: "Show all that is known of a node", Example: "  infractl node show srv-prod", Args: exactArgs(1, "infractl node show srv-prod"),
-		ValidArgsFunction: a.nodeNames,
+	return &cobra.Command{
+		Use: "show NODE", Short: "Show all that is known of a node", Example: "  infractl node show srv-prod", Args: arity(1, 1),
+		ValidArgsFunction: firstOnly(a.completer(nodeNames)),
 		RunE: func(c *cobra.Command, args []string) error {
 			return a.withServer(c.Context(), func(ctx context.Context, conn *grpc.ClientConn, w *output.Writer) error {
 				answer, err := v1.NewNodeServiceClient(conn).GetNode(ctx, &v1.GetNodeRequest{Name: args[0]})
@@ -100,34 +78,37 @@ func (a *app) nodeShowCmd() *cobra.Command {
 			})
 		},
 	}
-	return c
 }
 
 func (a *app) showNode(w *output.Writer, n *v1.Node) error {
 	f, s := n.GetFacts(), n.GetHostState()
-	rows := [][]string{
-		{"role", dash(n.GetRole())}, {"state", nodeState(n.GetState())}, {"spec", a.syncWord(n)}, {"address", dash(n.GetAddress())},
-		{"os", dash(f.GetOs())}, {"kernel", dash(f.GetKernel())}, {"agent", dash(n.GetAgentVersion())},
-		{"seen", a.ago(n.GetLastSeen())}, {"clock ahead", n.GetSkew().AsDuration().Round(time.Millisecond).String()},
+	pairs := [][2]string{
+		{"node", n.GetName()}, {"role", dash(n.GetRole())}, {"state", nodeState(n.GetState())}, {"spec", a.syncWord(n)},
+		{"address", dash(n.GetAddress())}, {"addresses", dash(strings.Join(f.GetAddresses(), " "))},
+		{"os", dash(f.GetOs())}, {"kernel", dash(f.GetKernel())}, {"docker", dash(f.GetDockerVersion())}, {"agent", dash(n.GetAgentVersion())},
+		{"enrolled", a.ago(n.GetEnrolled())}, {"seen", a.ago(n.GetLastSeen())},
+		{"clock ahead", n.GetSkew().AsDuration().Round(time.Millisecond).String()},
 		{"certificate", short(n.GetSerial()) + ", ends " + a.until(n.GetCertificateNotAfter())},
 		{"revision", num(s.GetSiteRevision())}, {"wanted", short(n.GetWantedDigest())}, {"reached", short(s.GetNarrowedDigest())},
 	}
-	add := func(name string, lines []string) {
+	add := func(name string, lines ...string) {
 		for _, l := range lines {
-			rows = append(rows, []string{name, l})
+			if l != "" {
+				pairs = append(pairs, [2]string{name, l})
+			}
 		}
 	}
-	add("addresses", []string{strings.Join(f.GetAddresses(), " ")})
-	add("still open", s.GetWidened())
-	add("degraded", s.GetDegraded())
-	add("warning", f.GetWarnings())
+	add("enrolment", n.GetEnrolmentId())
+	add("machine", n.GetFingerprint().GetMachineId())
+	add("in commit", s.GetArmedCommit())
+	add("still open", s.GetWidened()...)
+	add("degraded", s.GetDegraded()...)
+	add("warning", f.GetWarnings()...)
 	for _, k := range n.GetKnownBad() {
-		add("known-bad", []string{short(k.GetHash()) + " " + k.GetPhase() + ": " + k.GetReason()})
+		add("known-bad", short(k.GetHash())+" "+k.GetPhase()+", "+a.ago(k.GetTime())+": "+k.GetReason())
 	}
-	if n.GetMessage() != "" {
-		add("message", []string{n.GetMessage()})
-	}
-	if err := w.Rows([]string{"NODE", n.GetName()}, rows); err != nil {
+	add("message", n.GetMessage())
+	if err := w.Pairs(pairs); err != nil {
 		return err
 	}
 	if len(s.GetDrift()) > 0 {
@@ -137,68 +118,96 @@ func (a *app) showNode(w *output.Writer, n *v1.Node) error {
 	return nil
 }
 
-// nodeAction is a verb that does one thing to one node.
-func (a *app) nodeAction(c *cobra.Command, question func(name string) string, act func(context.Context, v1.NodeServiceClient, string) (string, error)) *cobra.Command {
-	c.Args = exactArgs(1, strings.TrimSpace(c.Example))
-	c.ValidArgsFunction = a.nodeNames
+// nodeAct does one thing to a node and returns the server's answer and what people are told.
+type nodeAct func(ctx context.Context, api v1.NodeServiceClient, name string) (proto.Message, string, error)
+
+// nodeAction makes a verb that asks and then does one thing to one node.
+func (a *app) nodeAction(c *cobra.Command, question func(name string) string, act nodeAct) *cobra.Command {
+	c.Args = arity(1, 1)
+	if c.ValidArgsFunction == nil {
+		c.ValidArgsFunction = firstOnly(a.completer(nodeNames))
+	}
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if question != nil {
-			if err := a.confirm(question(args[0])); err != nil {
+			if err := a.confirm(c.Context(), question(args[0])); err != nil {
 				return err
 			}
 		}
-		return a.withServer(c.Context(), func(ctx context.Context, conn *grpc.ClientConn, _ *output.Writer) error {
-			done, err := act(ctx, v1.NewNodeServiceClient(conn), args[0])
-			if err == nil {
-				a.note("%s", done)
+		return a.withServer(c.Context(), func(ctx context.Context, conn *grpc.ClientConn, w *output.Writer) error {
+			answer, done, err := act(ctx, v1.NewNodeServiceClient(conn), args[0])
+			if err != nil {
+				return err
 			}
-			return err
+			a.note("%s", done)
+			return w.Message(answer, func() error { return nil })
 		})
 	}
-	a.yesFlag(c)
+	if question != nil {
+		a.yesFlag(c)
+	}
 	return c
 }
 
 func (a *app) nodeApproveCmd() *cobra.Command {
 	var name string
-	c := &cobra.Command{Use: "approve ENROLMENT", Short: "Let a pending machine in", Example: "  infractl node approve 7f3a"}
-	a.nodeAction(c, func(id string) string { return "Let machine " + id + " in?" },
-		func(ctx context.Context, api v1.NodeServiceClient, id string) (string, error) {
-			n, err := api.ApproveNode(ctx, &v1.ApproveNodeRequest{EnrolmentId: id, Name: name})
-			return "approved as " + n.GetNode().GetName() + "; it enrols within a few seconds", err
-		})
+	c := &cobra.Command{
+		Use: "approve ENROLMENT", Short: "Let a pending machine in",
+		Long: `Let a pending machine in. ENROLMENT is its enrolment id, or a prefix of it that names just one: see infractl node list and
+infractl node show. Compare the machine id with what the machine says: cat /etc/machine-id.`,
+		Example:           "  infractl node approve 7f3a\n  infractl node approve 7f3a --name srv-prod2 --yes",
+		ValidArgsFunction: firstOnly(a.completer(pendingEnrolments)),
+	}
 	c.Flags().StringVar(&name, "name", "", "the name it gets instead of the one that it asks for")
-	return c
+	return a.nodeAction(c, func(id string) string { return "Let machine " + id + " in?" },
+		func(ctx context.Context, api v1.NodeServiceClient, id string) (proto.Message, string, error) {
+			n, err := api.ApproveNode(ctx, &v1.ApproveNodeRequest{EnrolmentId: id, Name: name})
+			return n, "approved as " + n.GetNode().GetName() + "; it enrols within a few seconds", err
+		})
 }
 
 func (a *app) nodeClearCmd() *cobra.Command {
 	var hash string
-	c := &cobra.Command{Use: "clear NODE", Short: "Forget known-bad content, so that it is tried again", Example: "  infractl node clear srv-prod"}
-	a.nodeAction(c, nil, func(ctx context.Context, api v1.NodeServiceClient, name string) (string, error) {
-		r, err := api.ClearNode(ctx, &v1.ClearNodeRequest{Name: name, Hash: hash})
-		return num(uint64(len(r.GetCleared()))) + " known-bad content(s) forgotten; try again with: infractl apply", err
-	})
+	c := &cobra.Command{
+		Use: "clear NODE", Short: "Forget known-bad content, so that it is tried again",
+		Long: `Forget what is known to be bad on a node, so that the next apply tries it again. infractl node show NODE lists it with the
+reason of each.`,
+		Example: "  infractl node clear srv-prod",
+	}
 	c.Flags().StringVar(&hash, "hash", "", "only this content")
-	return c
+	return a.nodeAction(c, nil, func(ctx context.Context, api v1.NodeServiceClient, name string) (proto.Message, string, error) {
+		r, err := api.ClearNode(ctx, &v1.ClearNodeRequest{Name: name, Hash: hash})
+		if len(r.GetCleared()) == 0 {
+			return r, "nothing was known to be bad on " + name, err
+		}
+		return r, num(uint64(len(r.GetCleared()))) + " known-bad content(s) of " + name + " forgotten; try again with: infractl apply", err
+	})
 }
 
 func (a *app) nodeRevokeCmd() *cobra.Command {
 	var reason string
-	c := &cobra.Command{Use: "revoke NODE", Short: "Withdraw a node's identity for good and cut it off at once", Example: "  infractl node revoke srv-prod --reason stolen"}
-	a.nodeAction(c, func(name string) string { return "Revoke the identity of " + name + " for good?" },
-		func(ctx context.Context, api v1.NodeServiceClient, name string) (string, error) {
-			_, err := api.RevokeNode(ctx, &v1.RevokeNodeRequest{Name: name, Reason: reason})
-			return "revoked; to let the name enrol again: infractl node forget " + name, err
-		})
+	c := &cobra.Command{
+		Use: "revoke NODE", Short: "Withdraw a node's identity for good and cut it off at once",
+		Long: `Withdraw a node's identity for good and cut its stream at once. The host keeps its configuration, and nobody drives it any
+more. For a machine that is stolen, copied, or gone.`,
+		Example: "  infractl node revoke srv-prod --reason stolen",
+	}
 	c.Flags().StringVar(&reason, "reason", "", "kept in the audit log")
-	return c
+	return a.nodeAction(c, func(name string) string { return "Revoke the identity of " + name + " for good?" },
+		func(ctx context.Context, api v1.NodeServiceClient, name string) (proto.Message, string, error) {
+			r, err := api.RevokeNode(ctx, &v1.RevokeNodeRequest{Name: name, Reason: reason})
+			return r, name + " is revoked; to let the name enrol again: infractl node forget " + name, err
+		})
 }
 
 func (a *app) nodeForgetCmd() *cobra.Command {
-	c := &cobra.Command{Use: "forget NODE", Short: "Remove a revoked or pending node, so that its name can enrol again", Example: "  infractl node forget srv-prod"}
+	c := &cobra.Command{
+		Use: "forget NODE", Short: "Remove a revoked or pending node, so that its name can enrol again",
+		Long:    "Remove a revoked node, or a pending enrolment by its id, so that the name can enrol again.",
+		Example: "  infractl node forget srv-prod",
+	}
 	return a.nodeAction(c, func(name string) string { return "Forget " + name + "?" },
-		func(ctx context.Context, api v1.NodeServiceClient, name string) (string, error) {
-			_, err := api.ForgetNode(ctx, &v1.ForgetNodeRequest{Name: name})
-			return "forgotten", err
+		func(ctx context.Context, api v1.NodeServiceClient, name string) (proto.Message, string, error) {
+			r, err := api.ForgetNode(ctx, &v1.ForgetNodeRequest{Name: name})
+			return r, name + " is forgotten", err
 		})
 }

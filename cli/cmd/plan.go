@@ -3,7 +3,7 @@ package cmd
 import (
 	"context"
 	"fmt"
-	"strconv"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -13,40 +13,65 @@ import (
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
-func num(n uint64) string { return strconv.FormatUint(n, 10) }
-
 func (a *app) planCmd() *cobra.Command {
 	var files siteFlags
 	var nodes []string
 	c := &cobra.Command{
 		Use: "plan", Short: "Show what apply would change, from a fresh look at every host",
+		Long: `Show what apply would change, from a fresh look at every host, in the order of the waves. Nothing is changed and nothing is
+stored. The site file is validated here first: with an error in it, no server and no host hears of it.`,
 		Example: "  infractl plan -f site.yaml\n  infractl plan --host srv-prod -o json",
-		Args:    cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			src, err := files.read()
-			if err != nil {
-				return err
-			}
-			if _, err := a.check(src, true); err != nil {
-				return err
-			}
-			return a.withServer(c.Context(), func(ctx context.Context, conn *grpc.ClientConn, w *output.Writer) error {
-				plan, err := v1.NewSiteServiceClient(conn).PlanSite(ctx, &v1.PlanSiteRequest{Source: src, Nodes: nodes})
-				if err != nil {
-					return err
-				}
-				return w.Message(plan, func() error { return a.showPlan(w.Printf, plan) })
-			})
-		},
+		Args:    arity(0, 0),
+		RunE:    func(c *cobra.Command, _ []string) error { return a.runPlan(c.Context(), &files, nodes) },
 	}
 	files.add(c)
 	c.Flags().StringSliceVar(&nodes, "host", nil, "only these nodes")
 	a.completeNodes(c, "host")
+	exits(c, true, meaning{ExitOK, "the plan is shown, with or without changes"},
+		meaning{ExitSomeFailed, "the plan is shown, but some nodes could not be looked at"})
 	return c
 }
 
+func (a *app) runPlan(ctx context.Context, files *siteFlags, nodes []string) error {
+	src, err := files.read()
+	if err != nil {
+		return err
+	}
+	if _, err := a.check(src); err != nil {
+		return err
+	}
+	return a.withServer(ctx, func(ctx context.Context, conn *grpc.ClientConn, w *output.Writer) error {
+		plan, err := v1.NewSiteServiceClient(conn).PlanSite(ctx, &v1.PlanSiteRequest{Source: src, Nodes: nodes})
+		if err != nil {
+			return err
+		}
+		if err := w.Message(plan, func() error { showPlan(w.Printf, plan); return nil }); err != nil {
+			return err
+		}
+		if unseen := unseenNodes(plan); len(unseen) > 0 {
+			return exitError{ExitSomeFailed, "no look at " + strings.Join(unseen, ", ")}
+		}
+		return nil
+	})
+}
+
+// unseenNodes are the nodes of a plan that could not be looked at.
+func unseenNodes(plan *v1.PlanSiteResponse) []string {
+	var names []string
+	for _, n := range plan.GetNodes() {
+		if !n.GetReachable() || n.GetError() != "" {
+			names = append(names, n.GetNode())
+		}
+	}
+	return names
+}
+
 // showPlan prints a plan for people.
-func (a *app) showPlan(printf func(string, ...any), plan *v1.PlanSiteResponse) error {
+func showPlan(printf func(string, ...any), plan *v1.PlanSiteResponse) {
+	if plan.GetSettled() {
+		printf("revision %d: all %d nodes are in sync\n", plan.GetBaseRevision(), len(plan.GetNodes()))
+		return
+	}
 	changed := 0
 	for _, n := range plan.GetNodes() {
 		switch {
@@ -63,17 +88,30 @@ func (a *app) showPlan(printf func(string, ...any), plan *v1.PlanSiteResponse) e
 		}
 	}
 	if changed == 0 {
-		return nil
+		return
 	}
 	printf("\nwaves:")
 	for _, wave := range plan.GetWaves() {
 		printf(" %d [%s]", wave.GetNumber(), strings.Join(wave.GetNodes(), " "))
 	}
 	printf("\n")
-	if hasLockout(plan) {
+	if len(atRisk(plan, v1.Risk_RISK_LOCKOUT)) > 0 {
 		printf("risk lockout: each of these commits reverts by itself unless the server and its witnesses confirm that every way is open\n")
 	}
-	return nil
+	if nodes := atRisk(plan, v1.Risk_RISK_DATA); len(nodes) > 0 {
+		printf("risk data: data could be lost on %s\n", strings.Join(nodes, ", "))
+	}
+}
+
+// atRisk are the nodes of a plan that have a change of this risk.
+func atRisk(plan *v1.PlanSiteResponse, r v1.Risk) []string {
+	var names []string
+	for _, n := range plan.GetNodes() {
+		if n.GetRisk() == r || slices.ContainsFunc(n.GetChanges(), func(c *v1.Change) bool { return c.GetRisk() == r }) {
+			names = append(names, n.GetNode())
+		}
+	}
+	return names
 }
 
 // maxLines is how many lines of one change people are shown; the whole is in -o json.
@@ -104,21 +142,14 @@ func prefixed(prefix string, lines []string) []string {
 	return out
 }
 
-func hasLockout(plan *v1.PlanSiteResponse) bool {
-	for _, n := range plan.GetNodes() {
-		if n.GetRisk() == v1.Risk_RISK_LOCKOUT {
-			return true
-		}
-	}
-	return false
-}
-
 func (a *app) diffCmd() *cobra.Command {
 	var nodes []string
 	c := &cobra.Command{
 		Use: "diff", Short: "Compare every host with the current revision; exit code 4 on drift",
+		Long: `Compare every host, from a fresh look at it, with the current revision, and show what differs: changes made by hand, or
+something that an apply has not reached yet. To mend it: infractl apply.`,
 		Example: "  infractl diff\n  infractl diff --host srv-prod",
-		Args:    cobra.NoArgs,
+		Args:    arity(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			return a.withServer(c.Context(), func(ctx context.Context, conn *grpc.ClientConn, w *output.Writer) error {
 				plan, err := v1.NewSiteServiceClient(conn).PlanSite(ctx, &v1.PlanSiteRequest{Nodes: nodes})
@@ -134,6 +165,8 @@ func (a *app) diffCmd() *cobra.Command {
 	}
 	c.Flags().StringSliceVar(&nodes, "host", nil, "only these nodes")
 	a.completeNodes(c, "host")
+	exits(c, true, meaning{ExitOK, "every node is in sync"}, meaning{ExitSomeFailed, "no drift was seen, but some nodes could not be looked at"},
+		meaning{ExitDrift, "some nodes have drifted"})
 	return c
 }
 
@@ -156,15 +189,17 @@ func showDiff(w *output.Writer, plan *v1.PlanSiteResponse) error {
 
 // diffExit is 0 when all is in sync, 4 on drift, and 3 when a node could not be looked at and no other has drifted.
 func diffExit(plan *v1.PlanSiteResponse) error {
-	unseen := false
+	var drifted []string
 	for _, n := range plan.GetNodes() {
 		if len(n.GetChanges()) > 0 {
-			return exitError{ExitDrift}
+			drifted = append(drifted, n.GetNode())
 		}
-		unseen = unseen || !n.GetReachable() || n.GetError() != ""
 	}
-	if unseen {
-		return exitError{ExitSomeFailed}
+	if len(drifted) > 0 {
+		return exitError{ExitDrift, "drift on " + strings.Join(drifted, ", ")}
+	}
+	if unseen := unseenNodes(plan); len(unseen) > 0 {
+		return exitError{ExitSomeFailed, "no look at " + strings.Join(unseen, ", ")}
 	}
 	return nil
 }

@@ -6,7 +6,6 @@ package cmd
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -22,44 +21,33 @@ import (
 	"github.com/infractl/infractl/internal/errs"
 )
 
-// Streams are the process's streams.
-type Streams struct {
+// Process is what the command line has of its process.
+type Process struct {
 	In       io.Reader
 	Out, Err io.Writer
+	// Clock is the operator's clock; nil means the machine's.
+	Clock clock.Clock
 }
-
-// Exit codes; see docs/cli.md.
-const (
-	ExitOK          = 0
-	ExitFailed      = 1
-	ExitSomeFailed  = 3
-	ExitDrift       = 4
-	ExitUnreachable = 10
-	ExitDenied      = 11
-	ExitRolledBack  = 12
-	ExitInterrupted = 130
-)
-
-// exitError ends the command with a code and without a further message: the command has said all.
-type exitError struct{ code int }
-
-func (e exitError) Error() string { return fmt.Sprintf("exit code %d", e.code) }
 
 // app is what all verbs share.
 type app struct {
-	streams Streams
-	clock   clock.Clock
-	format  string
-	server  string
-	config  string
-	yes     bool
+	proc   Process
+	clock  clock.Clock
+	format string
+	server string
+	config string
+	yes    bool
 }
 
 // Run runs the command line and returns the exit code.
-func Run(ctx context.Context, args []string, s Streams) int {
-	a := &app{streams: s, clock: clock.System{}}
+func Run(ctx context.Context, args []string, p Process) int {
+	a := &app{proc: p, clock: p.Clock}
+	if a.clock == nil {
+		a.clock = clock.System{}
+	}
 	root := a.root()
 	root.SetArgs(args)
+	a.format = wantedFormat(args)
 	err := root.ExecuteContext(ctx)
 	code := exitCode(ctx, err)
 	if err != nil {
@@ -68,26 +56,41 @@ func Run(ctx context.Context, args []string, s Streams) int {
 	return code
 }
 
-// Root returns the command tree, for documentation and completion.
-func Root() *cobra.Command { return (&app{clock: clock.System{}}).root() }
+// wantedFormat finds the output format in arguments that may be faulty, so that a program hears of the fault in its format.
+func wantedFormat(args []string) string {
+	for i, arg := range args {
+		for _, prefix := range []string{"--output=", "-o=", "-o"} {
+			if value, ok := strings.CutPrefix(arg, prefix); ok && value != "" {
+				return value
+			}
+		}
+		if (arg == "-o" || arg == "--output") && i+1 < len(args) {
+			return args[i+1]
+		}
+		if arg == "--" {
+			break
+		}
+	}
+	return string(output.Table)
+}
 
 func (a *app) root() *cobra.Command {
-	root := &cobra.Command{
-		Use:   "infractl",
-		Short: "Run a Dolibarr hosting infrastructure from one site file",
-		Long: `infractl runs a small hosting infrastructure from one site file.
+	root := group("infractl", "Run a Dolibarr hosting infrastructure from one site file")
+	root.Long = `infractl runs a small hosting infrastructure from one site file.
 
 A central server drives a light agent on each machine. "plan" shows what would change, "apply" changes it in waves; every
 change that could lock somebody out reverts by itself unless the server and its witnesses confirm that all ways are open.
 
-Exit codes: 0 done or in sync, 1 failed, 3 some nodes failed, 4 drift (diff), 10 server unreachable, 11 not allowed,
-12 failed and rolled back, 130 interrupted.`,
-		SilenceUsage:  true,
-		SilenceErrors: true,
-	}
-	root.SetIn(a.streams.In)
-	root.SetOut(a.streams.Out)
-	root.SetErr(a.streams.Err)
+Data goes to stdout; progress, questions and errors go to stderr. With -o json or -o yaml the data has the shape of the
+contract's messages, and when a command fails the last line of stderr is one JSON object with message_type "exit_error".`
+	root.SilenceUsage, root.SilenceErrors = true, true
+	root.SetUsageFunc(usage)
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return errs.New(errs.Invalid, "%w", err).WithHint("%s --help", c.CommandPath())
+	})
+	root.SetIn(a.proc.In)
+	root.SetOut(a.proc.Out)
+	root.SetErr(a.proc.Err)
 	f := root.PersistentFlags()
 	f.StringVarP(&a.format, "output", "o", string(output.Table), "output format: "+strings.Join(output.Formats(), ", "))
 	f.StringVar(&a.server, "server", "", "server address HOST:PORT instead of the stored one")
@@ -111,7 +114,18 @@ Exit codes: 0 done or in sync, 1 failed, 3 some nodes failed, 4 drift (diff), 10
 	}
 	root.SetHelpCommandGroupID("other")
 	root.SetCompletionCommandGroupID("other")
+	complete(root)
 	return root
+}
+
+// complete gives the usual exit codes to commands that name no special ones.
+func complete(c *cobra.Command) {
+	if c.Annotations[groupKey] == "" && c.Annotations[exitsKey] == "" {
+		exits(c, true)
+	}
+	for _, sub := range c.Commands() {
+		complete(sub)
+	}
 }
 
 // must is for registrations that can only fail by a programming error.
@@ -156,7 +170,7 @@ func (a *app) withServer(ctx context.Context, f func(context.Context, *grpc.Clie
 }
 
 func (a *app) writer() (*output.Writer, error) {
-	return output.New(a.streams.Out, output.Format(a.format), width(a.streams.Out))
+	return output.New(a.proc.Out, output.Format(a.format), width(a.proc.Out))
 }
 
 // width returns a terminal's columns, 0 for anything else.
@@ -174,48 +188,12 @@ func isTerminal(v any) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
+// machine reports whether a program reads the output.
+func (a *app) machine() bool {
+	return a.format == string(output.JSON) || a.format == string(output.YAML)
+}
+
 // note writes a line for people to stderr.
 func (a *app) note(format string, args ...any) {
-	fmt.Fprintf(a.streams.Err, format+"\n", args...)
-}
-
-func exitCode(ctx context.Context, err error) int {
-	var exit exitError
-	switch {
-	case err == nil:
-		return ExitOK
-	case asExit(err, &exit):
-		return exit.code
-	case ctx.Err() != nil:
-		return ExitInterrupted
-	}
-	switch errs.CodeOf(err) {
-	case errs.Unavailable, errs.Timeout:
-		return ExitUnreachable
-	case errs.Denied, errs.Unauthenticated, errs.Revoked:
-		return ExitDenied
-	case errs.RolledBack:
-		return ExitRolledBack
-	case errs.Canceled:
-		return ExitInterrupted
-	}
-	return ExitFailed
-}
-
-// report writes an error: what failed, where, and what to do next; with a machine format, as one JSON object.
-func (a *app) report(err error, code int) {
-	var exit exitError
-	if asExit(err, &exit) {
-		return
-	}
-	if a.format == string(output.JSON) || a.format == string(output.YAML) {
-		line, _ := json.Marshal(map[string]any{"message_type": "exit_error", "code": code, "reason": errs.CodeOf(err),
-			"message": err.Error(), "hint": errs.HintOf(err)})
-		a.note("%s", line)
-		return
-	}
-	a.note("error: %v", err)
-	if hint := errs.HintOf(err); hint != "" {
-		a.note("hint: %s", hint)
-	}
+	fmt.Fprintln(a.proc.Err, output.Clean(fmt.Sprintf(format, args...)))
 }

@@ -3,9 +3,12 @@ package cmd
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
@@ -13,6 +16,7 @@ import (
 	"github.com/infractl/infractl/cli/output"
 	"github.com/infractl/infractl/internal/errs"
 	"github.com/infractl/infractl/internal/site"
+	"github.com/infractl/infractl/internal/site/yamltree"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
@@ -24,13 +28,10 @@ type siteFlags struct {
 
 func (f *siteFlags) add(c *cobra.Command) {
 	c.Flags().StringVarP(&f.file, "file", "f", "site.yaml", "the site file")
-	c.Flags().StringVar(&f.overlay, "overlay", os.Getenv("INFRACTL_OVERLAY"), "a lab overlay (default $INFRACTL_OVERLAY)")
+	c.Flags().StringVar(&f.overlay, "overlay", "", "a lab overlay (default: $INFRACTL_OVERLAY, none without it)")
 	must(c.MarkFlagFilename("file", "yaml", "yml"))
 	must(c.MarkFlagFilename("overlay", "yaml", "yml"))
 }
-
-// maxSiteFile is the greatest size that is read; the parser's own limit is smaller and says so with more words.
-const maxSiteFile = 16 << 20
 
 // read reads the files and looks which of the paths that the site names exist beside it.
 func (f *siteFlags) read() (*v1.SiteSource, error) {
@@ -39,56 +40,85 @@ func (f *siteFlags) read() (*v1.SiteSource, error) {
 		return nil, err
 	}
 	src := &v1.SiteSource{File: f.file, Content: content}
-	if f.overlay != "" {
-		if src.OverlayContent, err = readLimited(f.overlay); err != nil {
+	overlay := f.overlay
+	if overlay == "" {
+		overlay = os.Getenv("INFRACTL_OVERLAY")
+	}
+	if overlay != "" {
+		if src.OverlayContent, err = readLimited(overlay); err != nil {
 			return nil, err
 		}
-		src.OverlayFile = f.overlay
+		src.OverlayFile = overlay
 	}
 	base := filepath.Dir(f.file)
-	site.Load(site.Source{File: src.File, Content: src.Content, OverlayFile: src.OverlayFile, OverlayContent: src.OverlayContent,
-		Present: func(path string) bool {
-			_, err := os.Stat(filepath.Join(base, path))
-			if err == nil {
-				src.PresentFiles = append(src.PresentFiles, path)
-			}
-			return err == nil
-		}})
+	look := site.SourceFromProto(src)
+	look.Present = func(path string) bool {
+		_, err := os.Stat(filepath.Join(base, path))
+		if err == nil && !slices.Contains(src.PresentFiles, path) {
+			src.PresentFiles = append(src.PresentFiles, path)
+		}
+		return err == nil
+	}
+	site.Load(look) // what it finds is told by check
 	return src, nil
 }
 
+// readLimited reads a file, but not more of it than the parser needs to see that it is too large.
 func readLimited(path string) ([]byte, error) {
-	info, err := os.Stat(path)
+	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, errs.New(errs.NotFound, "no such file").At(path).WithHint("name the site file with -f; examples/projetpro/site.yaml is one")
 	}
 	if err != nil {
-		return nil, errs.Wrap("read "+path, err)
+		return nil, errs.New(errs.Invalid, "cannot be read: %w", cause(err)).At(path)
 	}
-	if info.Size() > maxSiteFile {
-		return nil, errs.New(errs.Invalid, "the file has %d bytes; that is no site file", info.Size()).At(path + ":1:1").
-			WithHint("is it the right file?")
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, yamltree.MaxBytes+1))
+	if err != nil {
+		return nil, errs.New(errs.Invalid, "cannot be read: %w", cause(err)).At(path)
 	}
-	data, err := os.ReadFile(path)
-	return data, errs.Wrap("read "+path, err)
+	return data, nil
+}
+
+// cause takes operation and path off an error of package os; the message names the path already.
+func cause(err error) error {
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		return path.Err
+	}
+	return err
 }
 
 // check validates a source here, before any host or server hears of it. It writes the findings and fails on errors.
-func (a *app) check(src *v1.SiteSource, quiet bool) (*site.Site, error) {
+func (a *app) check(src *v1.SiteSource) (*site.Site, error) {
 	s, findings := site.Load(site.SourceFromProto(src))
-	failed := 0
+	a.findings(findings, v1.Severity_SEVERITY_WARNING)
+	if s == nil {
+		return nil, errs.New(errs.Invalid, "%s; nothing was sent anywhere", faults(findings)).At(src.GetFile())
+	}
+	return s, nil
+}
+
+func faults(findings []*v1.Finding) string {
+	n := 0
 	for _, f := range findings {
 		if f.GetSeverity() == v1.Severity_SEVERITY_ERROR {
-			failed++
+			n++
 		}
-		if !quiet || f.GetSeverity() != v1.Severity_SEVERITY_INFO {
+	}
+	if n == 1 {
+		return "the site file has an error"
+	}
+	return fmt.Sprintf("the site file has %d errors", n)
+}
+
+// findings writes those that are at least as bad as least.
+func (a *app) findings(list []*v1.Finding, least v1.Severity) {
+	for _, f := range list {
+		if f.GetSeverity() >= least {
 			a.finding(f)
 		}
 	}
-	if s == nil {
-		return nil, errs.New(errs.Invalid, "the site file has %d error(s); nothing was sent anywhere", failed).At(src.GetFile())
-	}
-	return s, nil
 }
 
 func (a *app) finding(f *v1.Finding) {
@@ -103,57 +133,59 @@ func (a *app) finding(f *v1.Finding) {
 }
 
 func (a *app) siteCmd() *cobra.Command {
-	c := &cobra.Command{Use: "site", Short: "Check, plan, apply and roll back the site"}
-	c.AddCommand(a.siteCheckCmd(), a.planCmd(), a.applyCmd(), a.historyCmd(), a.rollbackCmd(), a.siteShowCmd())
-	return c
+	return group("site", "Check, plan, apply and roll back the site",
+		a.siteCheckCmd(), a.planCmd(), a.applyCmd(), a.historyCmd(), a.rollbackCmd(), a.siteShowCmd())
 }
 
 func (a *app) siteCheckCmd() *cobra.Command {
 	var files siteFlags
 	c := &cobra.Command{
 		Use: "check", Short: "Validate a site file; needs no server",
+		Long: `Validate a site file, with a lab overlay where there is one, and show what it leaves to warn about. Nothing is sent anywhere.
+Every fault is shown at once, with file, line and column.`,
 		Example: "  infractl site check -f examples/projetpro/site.yaml",
-		Args:    cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			w, err := a.writer()
-			if err != nil {
-				return err
-			}
-			src, err := files.read()
-			if err != nil {
-				return err
-			}
-			s, findings := site.Load(site.SourceFromProto(src))
-			answer := &v1.CheckSiteResponse{Findings: findings, Valid: s != nil}
-			if s != nil {
-				answer.Nodes = s.NodeNames()
-			}
-			if err := w.Message(answer, func() error { return a.showCheck(w, src, s) }); err != nil {
-				return err
-			}
-			if s == nil {
-				return exitError{ExitFailed}
-			}
-			return nil
-		},
+		Args:    arity(0, 0),
+		RunE:    func(*cobra.Command, []string) error { return a.runSiteCheck(&files) },
 	}
 	files.add(c)
+	exits(c, false, meaning{ExitOK, "the file is valid"}, meaning{ExitFailed, "it has errors, or cannot be read"})
 	return c
 }
 
-func (a *app) showCheck(w *output.Writer, src *v1.SiteSource, s *site.Site) error {
-	if _, err := a.check(src, false); err != nil {
-		a.note("error: %v", err)
-		return nil
+func (a *app) runSiteCheck(files *siteFlags) error {
+	w, err := a.writer()
+	if err != nil {
+		return err
 	}
-	w.Printf("%s: site %s, %d nodes, %d flows: valid\n", src.GetFile(), s.Name, len(s.Nodes), len(s.Flows()))
-	return nil
+	src, err := files.read()
+	if err != nil {
+		return err
+	}
+	s, findings := site.Load(site.SourceFromProto(src))
+	answer := &v1.CheckSiteResponse{Findings: findings, Valid: s != nil}
+	if s != nil {
+		answer.Nodes = s.NodeNames()
+	}
+	err = w.Message(answer, func() error {
+		a.findings(findings, v1.Severity_SEVERITY_INFO)
+		if s != nil {
+			w.Printf("%s: site %s, %d nodes, %d flows: valid\n", src.GetFile(), s.Name, len(s.Nodes), len(s.Flows()))
+		}
+		return nil
+	})
+	if err != nil || s != nil {
+		return err
+	}
+	if !a.machine() {
+		a.note("%s: %s", src.GetFile(), faults(findings))
+	}
+	return exitError{ExitFailed, faults(findings)}
 }
 
 func (a *app) historyCmd() *cobra.Command {
 	var limit uint32
 	c := &cobra.Command{
-		Use: "history", Short: "List the stored revisions", Example: "  infractl site history --limit 5", Args: cobra.NoArgs,
+		Use: "history", Short: "List the stored revisions", Example: "  infractl site history --limit 5", Args: arity(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			return a.withServer(c.Context(), func(ctx context.Context, conn *grpc.ClientConn, w *output.Writer) error {
 				list, err := v1.NewSiteServiceClient(conn).ListRevisions(ctx, &v1.ListRevisionsRequest{Limit: limit})
@@ -182,17 +214,18 @@ func (a *app) historyCmd() *cobra.Command {
 func (a *app) siteShowCmd() *cobra.Command {
 	var number uint64
 	c := &cobra.Command{
-		Use: "show", Short: "Print a stored revision's site file", Example: "  infractl site show --revision 3 > old.yaml", Args: cobra.NoArgs,
+		Use: "show", Short: "Print a stored revision's site file", Example: "  infractl site show --revision 3 > old.yaml", Args: arity(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			return a.withServer(c.Context(), func(ctx context.Context, conn *grpc.ClientConn, w *output.Writer) error {
 				r, err := v1.NewSiteServiceClient(conn).GetRevision(ctx, &v1.GetRevisionRequest{Number: number})
 				if err != nil {
 					return err
 				}
-				return w.Message(r, func() error { w.Printf("%s", r.GetSource().GetContent()); return nil })
+				return w.Message(r, func() error { return w.Raw(r.GetSource().GetContent()) })
 			})
 		},
 	}
 	c.Flags().Uint64Var(&number, "revision", 0, "the revision; 0 is the newest")
+	must(c.RegisterFlagCompletionFunc("revision", a.completer(revisionNumbers)))
 	return c
 }

@@ -2,19 +2,21 @@ package cmd
 
 import (
 	"context"
-	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"os"
-	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/crypto/ssh"
 	"google.golang.org/grpc"
 
+	"github.com/infractl/infractl/certs"
 	"github.com/infractl/infractl/cli/output"
 	"github.com/infractl/infractl/internal/errs"
 	"github.com/infractl/infractl/internal/site"
@@ -31,15 +33,10 @@ func (a *app) sshCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "ssh NODE [-- COMMAND...]", Short: "Log in to a node through the relay, its host key pinned",
 		Long: `Log in to a node through the relay with OpenSSH. Address, port and host keys come from the server, so that no host key is
-ever accepted on first sight. Your own SSH key is used, from the agent or from ~/.ssh.`,
-		Example: "  infractl ssh srv-prod\n  infractl ssh srv-prod --user operator -- uptime",
-		Args: func(c *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return errs.New(errs.Invalid, "no node named").WithHint("for example: infractl ssh srv-prod")
-			}
-			return nil
-		},
-		ValidArgsFunction: a.nodeNames,
+ever accepted on first sight. Your own SSH key is used; ~/.ssh/config is not. Options of the remote command stand after "--".`,
+		Example:           "  infractl ssh srv-prod\n  infractl ssh srv-prod --user operator -- uptime -p",
+		Args:              arity(1, math.MaxInt),
+		ValidArgsFunction: firstOnly(a.completer(nodeNames)),
 		RunE: func(c *cobra.Command, args []string) error {
 			var argv []string
 			err := a.withServer(c.Context(), func(ctx context.Context, conn *grpc.ClientConn, _ *output.Writer) (err error) {
@@ -53,11 +50,10 @@ ever accepted on first sight. Your own SSH key is used, from the agent or from ~
 		},
 	}
 	c.Flags().StringVarP(&o.user, "user", "u", "", "account to log in to (default: your local name if it is one of ssh.users, else the first of them)")
-	c.Flags().StringVarP(&o.identity, "identity", "i", envIdentity(), "private key file")
+	addIdentity(c, &o.identity)
+	exits(c, true, meaning{ExitOK, "the session, or the command, ended with 0; otherwise its own code, and 255 when OpenSSH failed"})
 	return c
 }
-
-func envIdentity() string { return os.Getenv("INFRACTL_SSH_IDENTITY") }
 
 // sshArgv builds the OpenSSH command line for a login through the relay.
 func (a *app) sshArgv(ctx context.Context, conn *grpc.ClientConn, node string, command []string, o sshOptions) ([]string, error) {
@@ -74,9 +70,8 @@ func (a *app) sshArgv(ctx context.Context, conn *grpc.ClientConn, node string, c
 			WithHint("nodes: %s", strings.Join(s.NodeNames(), ", "))
 	}
 	api := v1.NewNodeServiceClient(conn)
-	relay := s.Relay().Name
 	hops := []string{node}
-	if node != relay {
+	if relay := s.Relay().Name; node != relay {
 		hops = []string{relay, node}
 	}
 	known := &strings.Builder{}
@@ -90,16 +85,48 @@ func (a *app) sshArgv(ctx context.Context, conn *grpc.ClientConn, node string, c
 		if err != nil {
 			return nil, err
 		}
-		for _, key := range answer.GetNode().GetFacts().GetSshHostKeys() {
-			fmt.Fprintf(known, "[%s]:%d %s\n", place.Addr(), place.Port(), key)
+		lines, err := knownHosts(place, answer.GetNode().GetFacts().GetSshHostKeys())
+		if err != nil {
+			return nil, errs.Wrap("host keys of "+name, err)
 		}
+		known.WriteString(lines)
 		places = append(places, place)
 	}
-	file, err := a.writeKnownHosts(known.String())
+	file, err := a.writeKnownHosts(node, known.String())
 	if err != nil {
 		return nil, err
 	}
-	return buildSSH(places, s.SSH.Users, file, command, o), nil
+	o.user = accountName(o.user, localName(), s.SSH.Users)
+	o.identity = identityFile(o.identity)
+	return buildSSH(places, file, command, o), nil
+}
+
+// accountName chooses the account to log in to.
+func accountName(wanted, local string, users []string) string {
+	switch {
+	case wanted != "":
+		return wanted
+	case slices.Contains(users, local) || len(users) == 0:
+		return local
+	}
+	return users[0]
+}
+
+// knownHosts writes known_hosts lines. Keys are read and written again, so that nothing but a key gets into the file.
+func knownHosts(place netip.AddrPort, keys []string) (string, error) {
+	host := place.Addr().String()
+	if place.Port() != 22 { // OpenSSH looks for the bare address when the port is 22
+		host = "[" + host + "]:" + port(place)
+	}
+	var b strings.Builder
+	for _, line := range keys {
+		key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(line))
+		if err != nil {
+			return "", errs.New(errs.Invalid, "a host key that the server names cannot be read")
+		}
+		b.WriteString(host + " " + string(ssh.MarshalAuthorizedKey(key)))
+	}
+	return b.String(), nil
 }
 
 // sshPlace is where a node's sshd listens now: the site's port once the node has it, else the one that it reports.
@@ -114,50 +141,34 @@ func sshPlace(s *site.Site, n *v1.Node) (netip.AddrPort, error) {
 	}
 	port := s.SSH.Port
 	reported := n.GetFacts().GetSshPorts()
-	if len(reported) > 0 && !contains(reported, uint32(port)) {
+	if len(reported) > 0 && !slices.Contains(reported, uint32(port)) {
 		port = uint16(reported[0])
 	}
 	return netip.AddrPortFrom(member.MainAddress(), port), nil
 }
 
-func contains(list []uint32, n uint32) bool {
-	for _, v := range list {
-		if v == n {
-			return true
-		}
-	}
-	return false
-}
-
-// writeKnownHosts keeps the pinned keys in the operator's folder.
-func (a *app) writeKnownHosts(content string) (string, error) {
+// writeKnownHosts keeps the pinned keys in the operator's folder, one file per target, so that two logins at a time do not take
+// each other's keys away.
+func (a *app) writeKnownHosts(node, content string) (string, error) {
 	f, err := a.folder()
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(f.Dir(), "known_hosts")
-	side := path + "." + strconv.Itoa(os.Getpid())
-	if err := os.WriteFile(side, []byte(content), 0o600); err != nil {
+	dir, err := filepath.Abs(filepath.Join(f.Dir(), "known_hosts.d"))
+	if err != nil {
 		return "", errs.Wrap("write known hosts", err)
 	}
-	return path, errs.Wrap("write known hosts", os.Rename(side, path))
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", errs.Wrap("write known hosts", err)
+	}
+	path := filepath.Join(dir, node)
+	return path, errs.Wrap("write known hosts", certs.WriteFile(path, []byte(content), 0o600))
 }
 
 // buildSSH returns the command line; places are the relay and the node, or the relay alone.
-func buildSSH(places []netip.AddrPort, users []string, knownHosts string, command []string, o sshOptions) []string {
-	name := o.user
-	if name == "" {
-		name = users[0]
-		if u, err := user.Current(); err == nil {
-			for _, known := range users {
-				if known == u.Username {
-					name = known
-				}
-			}
-		}
-	}
-	options := []string{"-F", "none", "-o", "UserKnownHostsFile=" + knownHosts, "-o", "GlobalKnownHostsFile=none",
-		"-o", "StrictHostKeyChecking=yes", "-o", "ConnectTimeout=10", "-l", name}
+func buildSSH(places []netip.AddrPort, knownHosts string, command []string, o sshOptions) []string {
+	options := []string{"-F", "none", "-o", "UserKnownHostsFile=" + optionValue(knownHosts), "-o", "GlobalKnownHostsFile=none",
+		"-o", "StrictHostKeyChecking=yes", "-o", "UpdateHostKeys=no", "-o", "ConnectTimeout=10", "-l", o.user}
 	if o.identity != "" {
 		options = append(options, "-i", o.identity, "-o", "IdentitiesOnly=yes")
 	}
@@ -174,6 +185,11 @@ func buildSSH(places []netip.AddrPort, users []string, knownHosts string, comman
 		argv = append(append(argv, "--"), command...)
 	}
 	return argv
+}
+
+// optionValue writes a path as the value of an OpenSSH option that takes several: spaces part them and % is special.
+func optionValue(path string) string {
+	return `"` + strings.ReplaceAll(path, "%", "%%") + `"`
 }
 
 func port(a netip.AddrPort) string { return strconv.Itoa(int(a.Port())) }

@@ -2,7 +2,6 @@ package cmd
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -11,13 +10,12 @@ import (
 
 	"github.com/infractl/infractl/cli/output"
 	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/site"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
 func (a *app) tokenCmd() *cobra.Command {
-	c := &cobra.Command{Use: "token", Short: "Make, list and revoke join tokens"}
-	c.AddCommand(a.tokenCreateCmd(), a.tokenListCmd(), a.tokenRevokeCmd())
-	return c
+	return group("token", "Make, list and revoke join tokens", a.tokenCreateCmd(), a.tokenListCmd(), a.tokenRevokeCmd())
 }
 
 func (a *app) tokenCreateCmd() *cobra.Command {
@@ -28,7 +26,7 @@ func (a *app) tokenCreateCmd() *cobra.Command {
 		Long: `Make a one-use join token. Its text is printed once, to stdout, and goes to the machine as /etc/infractl/join-token, into
 its cloud-init seed, or into the environment of the agent's unit.`,
 		Example: "  infractl token create --node srv-prod > join-token\n  infractl token create --role prod --ttl 15m",
-		Args:    cobra.NoArgs,
+		Args:    arity(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if (node == "") == (role == "") {
 				return errs.New(errs.Invalid, "a token is for a node or for a role").WithHint("infractl token create --node NAME, or --role ROLE")
@@ -43,9 +41,8 @@ its cloud-init seed, or into the environment of the agent's unit.`,
 					return err
 				}
 				return w.Message(t, func() error {
-					_, err := fmt.Fprintln(a.streams.Out, t.GetJoin())
 					a.note("token %s for %s, ends %s; it is shown this once", t.GetToken().GetId(), node+role, a.until(t.GetToken().GetExpires()))
-					return err
+					return w.Raw([]byte(t.GetJoin() + "\n"))
 				})
 			})
 		},
@@ -53,14 +50,16 @@ its cloud-init seed, or into the environment of the agent's unit.`,
 	f := c.Flags()
 	f.StringVar(&node, "node", "", "the node that it is for")
 	f.StringVar(&role, "role", "", "the role that it is for: the first new node of that role may use it")
-	f.DurationVar(&ttl, "ttl", 0, "how long it lives (default 1h)")
+	f.DurationVar(&ttl, "ttl", 0, "how long it lives, 168h at most (default 1h)")
 	a.completeNodes(c, "node")
+	roles := []string{site.RoleRouter, site.RoleRelay, site.RoleServices, site.RoleSupervision, site.RoleProd, site.RolePreprod}
+	must(c.RegisterFlagCompletionFunc("role", cobra.FixedCompletions(roles, cobra.ShellCompDirectiveNoFileComp)))
 	return c
 }
 
 func (a *app) tokenListCmd() *cobra.Command {
 	return &cobra.Command{
-		Use: "list", Short: "List tokens, without their secrets", Example: "  infractl token list", Args: cobra.NoArgs,
+		Use: "list", Short: "List join tokens, without their secrets", Example: "  infractl token list", Args: arity(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			return a.withServer(c.Context(), func(ctx context.Context, conn *grpc.ClientConn, w *output.Writer) error {
 				list, err := v1.NewTokenServiceClient(conn).ListTokens(ctx, &v1.ListTokensRequest{})
@@ -70,28 +69,39 @@ func (a *app) tokenListCmd() *cobra.Command {
 				return w.Message(list, func() error {
 					var rows [][]string
 					for _, t := range list.GetTokens() {
-						state := a.until(t.GetExpires())
-						switch {
-						case t.GetUsedBy() != "":
-							state = "used by " + t.GetUsedBy()
-						case t.GetRevoked():
-							state = "revoked"
-						}
-						rows = append(rows, []string{t.GetId(), dash(t.GetNode()), dash(t.GetRole()), a.ago(t.GetCreated()), state, t.GetOperator()})
+						rows = append(rows, []string{t.GetId(), dash(t.GetNode()), dash(t.GetRole()), a.ago(t.GetCreated()), a.tokenState(t),
+							dash(t.GetOperator())})
 					}
-					return w.Rows([]string{"TOKEN", "NODE", "ROLE", "MADE", "ENDS", "OPERATOR"}, rows)
+					return w.Rows([]string{"TOKEN", "NODE", "ROLE", "MADE", "STATE", "OPERATOR"}, rows)
 				})
 			})
 		},
 	}
 }
 
+func (a *app) tokenState(t *v1.Token) string {
+	switch ends := a.until(t.GetExpires()); {
+	case t.GetUsedBy() != "":
+		return "used by " + t.GetUsedBy()
+	case t.GetRevoked():
+		return "revoked"
+	case ends == "expired":
+		return ends
+	default:
+		return "ends " + ends
+	}
+}
+
 func (a *app) tokenRevokeCmd() *cobra.Command {
 	return &cobra.Command{
-		Use: "revoke TOKEN", Short: "Make a token useless", Example: "  infractl token revoke t-1a2b", Args: exactArgs(1, "infractl token revoke t-1a2b"),
+		Use: "revoke TOKEN", Short: "Make a join token useless", Example: "  infractl token revoke t-1a2b", Args: arity(1, 1),
+		ValidArgsFunction: firstOnly(a.completer(tokenIDs)),
 		RunE: func(c *cobra.Command, args []string) error {
 			return a.withServer(c.Context(), func(ctx context.Context, conn *grpc.ClientConn, _ *output.Writer) error {
 				_, err := v1.NewTokenServiceClient(conn).RevokeToken(ctx, &v1.RevokeTokenRequest{Id: args[0]})
+				if err == nil {
+					a.note("token %s is useless from now on", args[0])
+				}
 				return err
 			})
 		},

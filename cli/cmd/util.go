@@ -2,39 +2,75 @@ package cmd
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/infractl/infractl/cli/output"
 	"github.com/infractl/infractl/internal/errs"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
-func asExit(err error, target *exitError) bool { return errors.As(err, target) }
+// await does something that cannot be interrupted, such as reading from a terminal, and gives it up when ctx ends.
+func await[T any](ctx context.Context, do func() (T, error)) (T, error) {
+	type result struct {
+		value T
+		err   error
+	}
+	done := make(chan result, 1)
+	go func() {
+		value, err := do()
+		done <- result{value, err}
+	}()
+	select {
+	case r := <-done:
+		return r.value, r.err
+	case <-ctx.Done():
+		var none T
+		return none, ctx.Err()
+	}
+}
 
 // confirm asks before danger; --yes answers for the operator, and without a terminal nothing is done.
-func (a *app) confirm(question string) error {
+func (a *app) confirm(ctx context.Context, question string) error {
 	if a.yes {
 		return nil
 	}
-	if !isTerminal(a.streams.In) {
-		return errs.New(errs.Precondition, "%s: there is no terminal to ask on", question).WithHint("add --yes to do it without a question")
+	if !isTerminal(a.proc.In) {
+		return errs.New(errs.Precondition, "%s: there is no terminal to ask on", strings.TrimSuffix(question, "?")).
+			WithHint("add --yes to do it without a question")
 	}
-	fmt.Fprintf(a.streams.Err, "%s [y/N] ", question)
-	line, err := bufio.NewReader(io.LimitReader(a.streams.In, 1024)).ReadString('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
+	fmt.Fprintf(a.proc.Err, "%s [y/N] ", output.Line(question))
+	answer, err := await(ctx, func() (string, error) { return readLine(a.proc.In) })
+	if err != nil {
+		fmt.Fprintln(a.proc.Err)
 		return errs.Wrap("read answer", err)
 	}
-	switch strings.ToLower(strings.TrimSpace(line)) {
+	switch strings.ToLower(answer) {
 	case "y", "yes":
 		return nil
 	}
-	return errs.New(errs.Canceled, "not confirmed; nothing was changed")
+	a.note("not confirmed; nothing was changed")
+	return exitError{ExitFailed, "not confirmed; nothing was changed"}
+}
+
+// maxLine is the longest line that is read from stdin, in bytes.
+const maxLine = 4096
+
+// readLine reads one line without the space around it; the end of input ends it too.
+func readLine(in io.Reader) (string, error) {
+	line, err := bufio.NewReader(io.LimitReader(in, maxLine)).ReadString('\n')
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return strings.TrimSpace(line), err
 }
 
 func (a *app) yesFlag(c *cobra.Command) {
@@ -87,13 +123,26 @@ func nodeRollout(s v1.NodeRolloutState) string {
 }
 func phase(p v1.Phase) string { return word(p, "PHASE_") }
 
-// dash stands for nothing in a table.
-func dash(s string) string {
+// parseRevision reads a revision's number.
+func parseRevision(text string) (uint64, error) {
+	number, err := strconv.ParseUint(text, 10, 64)
+	if err != nil || number == 0 {
+		return 0, errs.New(errs.Invalid, "%q is no revision number", text).WithHint("infractl site history lists them")
+	}
+	return number, nil
+}
+
+func num(n uint64) string { return strconv.FormatUint(n, 10) }
+
+func orElse(s, other string) string {
 	if s == "" {
-		return "-"
+		return other
 	}
 	return s
 }
+
+// dash stands for nothing in a table.
+func dash(s string) string { return orElse(s, "-") }
 
 // short cuts a digest or serial to what people compare.
 func short(s string) string {
@@ -102,14 +151,4 @@ func short(s string) string {
 		return s[:10]
 	}
 	return dash(s)
-}
-
-// exactArgs refuses a wrong number of arguments and shows an example.
-func exactArgs(n int, example string) cobra.PositionalArgs {
-	return func(c *cobra.Command, args []string) error {
-		if len(args) != n {
-			return errs.New(errs.Invalid, "%s takes %d argument(s), got %d", c.CommandPath(), n, len(args)).WithHint("for example: %s", example)
-		}
-		return nil
-	}
 }

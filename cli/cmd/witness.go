@@ -2,18 +2,123 @@ package cmd
 
 import (
 	"context"
+	"crypto/tls"
+	"net"
+	"strconv"
+	"sync"
+	"time"
 
+	"golang.org/x/crypto/ssh"
 	"google.golang.org/grpc"
 
+	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/probing"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
-// witness takes the place of a witness that does not exist: it opens the connections from here and reports what it saw. What
-// goes wrong is told and not fatal: the commit then reverts by itself.
-func (a *app) witness(ctx context.Context, conn *grpc.ClientConn, req *v1.WitnessRequest, identity string) {
-	a.note("%s has no witness yet: looking from here", req.GetNode())
-	_, err := v1.NewRolloutServiceClient(conn).ReportWitness(ctx, &v1.ReportWitnessRequest{CommitId: req.GetCommitId()})
+// reportLimit bounds a report: a commit's window is not much longer.
+const reportLimit = 20 * time.Second
+
+// witness takes the place of witnesses that do not exist: it opens the connections and logins from here and reports what it
+// saw. What goes wrong is told and not fatal: the commit then reverts by itself.
+type witness struct {
+	app      *app
+	api      v1.RolloutServiceClient
+	identity string
+	note     func(format string, args ...any)
+
+	mu   sync.Mutex
+	busy map[string]bool // commits that are looked at now
+	keys *sshKeys
+}
+
+// look does what the server asks for.
+func (w *witness) look(ctx context.Context, req *v1.WitnessRequest) {
+	if !w.begin(req.GetCommitId()) {
+		return
+	}
+	defer w.end(req.GetCommitId())
+	w.note("%s has no witness yet: %d way(s) are tried from here", req.GetNode(), len(req.GetProbes()))
+	seen, err := probing.New(probing.Config{Keys: w.signers, TLS: w.tls}).Probe(ctx, &v1.ProbeTask{Probes: req.GetProbes()})
 	if err != nil {
-		a.note("could not report as a witness of %s: %v", req.GetNode(), err)
+		w.note("could not look as a witness of %s: %v", req.GetNode(), err)
+		return
+	}
+	for i, o := range seen.GetObservations() {
+		w.note("    %s: %s, %s", way(req.GetProbes()[i]), word(o.GetOutcome(), "PROBE_OUTCOME_"), o.GetDetail())
+	}
+	ctx, cancel := context.WithTimeout(ctx, reportLimit)
+	defer cancel()
+	_, err = w.api.ReportWitness(ctx, &v1.ReportWitnessRequest{CommitId: req.GetCommitId(), Observations: seen.GetObservations()},
+		grpc.WaitForReady(true))
+	if err != nil {
+		w.note("could not report as a witness of %s: %v", req.GetNode(), errs.FromGRPC(err))
+	}
+}
+
+// begin reports whether nobody looks at the commit yet: the server repeats its question until it is answered.
+func (w *witness) begin(commit string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.busy[commit] {
+		return false
+	}
+	if w.busy == nil {
+		w.busy = map[string]bool{}
+	}
+	w.busy[commit] = true
+	return true
+}
+
+func (w *witness) end(commit string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.busy, commit)
+}
+
+// way names a probe for people.
+func way(p *v1.Probe) string {
+	address := net.JoinHostPort(p.GetAddress(), strconv.Itoa(int(p.GetPort())))
+	switch p.GetKind() {
+	case v1.ProbeKind_PROBE_KIND_SSH_LOGIN:
+		return "login to " + address + " as " + p.GetUser()
+	case v1.ProbeKind_PROBE_KIND_SSH_BANNER:
+		return "SSH at " + address
+	case v1.ProbeKind_PROBE_KIND_SERVER:
+		return "server at " + address
+	}
+	return address
+}
+
+// signers loads the operator's SSH keys at the first login.
+func (w *witness) signers() ([]ssh.Signer, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.keys == nil {
+		keys, err := loadSSHKeys(w.identity)
+		if err != nil {
+			return nil, err
+		}
+		w.keys = keys
+		for _, n := range keys.notes {
+			w.note("%s", n)
+		}
+	}
+	return w.keys.signers, nil
+}
+
+func (w *witness) tls() (*tls.Config, error) {
+	f, err := w.app.folder()
+	if err != nil {
+		return nil, err
+	}
+	return f.TLS(w.app.clock)
+}
+
+func (w *witness) close() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.keys != nil {
+		w.keys.close()
 	}
 }

@@ -12,7 +12,8 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := cmd.Run(ctx, os.Args[1:], cmd.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr})
-	stop()
+	// The first signal ends the command in order, a second one ends the process.
+	context.AfterFunc(ctx, stop)
+	code := cmd.Run(ctx, os.Args[1:], cmd.Process{In: os.Stdin, Out: os.Stdout, Err: os.Stderr})
 	os.Exit(code)
 }
