@@ -105,8 +105,3 @@ func (r *Recorder) Write(ctx context.Context, entry store.AuditEntry) {
 			"target", entry.Target, "result", entry.Result)
 	}
 }
-
-// Count returns how often something was refused for a reason; tests use it.
-func (r *Recorder) Count(reason Reason) prometheus.Counter {
-	return r.refused.WithLabelValues(string(reason))
-}

@@ -24,6 +24,9 @@ const (
 	limitSite    = 4 << 20 // a site file and its overlay, 1 MiB each, with room for names
 )
 
+// MaxMessage is the largest message that any method takes, in bytes.
+const MaxMessage = limitSite
+
 // Rule says who may call a method. What it does not allow is refused.
 type Rule struct {
 	// Listener is the only one on which the method exists.

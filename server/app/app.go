@@ -1,0 +1,281 @@
+// Package app wires the server: store, authority, services, listeners. A temporary folder and ports of 0 are enough to start
+// it in a test.
+package app
+
+import (
+	"context"
+	"crypto"
+	"errors"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+
+	"github.com/infractl/infractl/certs"
+	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/mtls"
+	"github.com/infractl/infractl/internal/version"
+	v1 "github.com/infractl/infractl/proto/infractl/v1"
+	"github.com/infractl/infractl/server/access"
+	"github.com/infractl/infractl/server/fleet"
+	"github.com/infractl/infractl/server/identity"
+	"github.com/infractl/infractl/server/session"
+	"github.com/infractl/infractl/server/store"
+	"github.com/infractl/infractl/server/store/sqlite"
+)
+
+// Addresses are where a server listens.
+type Addresses struct {
+	Sessions  string
+	Enrolment string
+	Socket    string
+	// Metrics is empty without a metrics page.
+	Metrics string
+}
+
+// App is a server. New makes it listen, Run makes it work.
+type App struct {
+	cfg         Config
+	store       store.Store
+	authority   *certs.Authority
+	certificate *mtls.ServerCertificate
+	registry    *prometheus.Registry
+	recorder    *access.Recorder
+	fleet       *fleet.Fleet
+	hub         *session.Hub
+	enrolment   *session.Enrolment
+	codes       *identity.Codes
+	operations  *operations
+
+	listeners listeners
+	servers   []*grpc.Server
+	serving   sync.WaitGroup
+	metrics   *http.Server
+	close     sync.Once
+	closed    error
+}
+
+type listeners struct{ sessions, enrolment, socket, metrics net.Listener }
+
+// New opens the server in cfg.DataDir and its listeners. The caller calls Run, or Close.
+func New(ctx context.Context, cfg Config) (*App, error) {
+	const op = "start server"
+	cfg.setDefaults()
+	if err := cfg.readSettings(); err != nil {
+		return nil, errs.Wrap(op, err)
+	}
+	a := &App{cfg: cfg, registry: prometheus.NewRegistry()}
+	if err := a.open(ctx); err != nil {
+		return nil, errs.Join(errs.Wrap(op, err), a.Close())
+	}
+	return a, nil
+}
+
+func (a *App) open(ctx context.Context) (err error) {
+	cfg := a.cfg
+	if a.authority, err = certs.Open(cfg.caDir(), cfg.Clock); err != nil {
+		return err
+	}
+	if a.authority.Site() != cfg.Site {
+		return errs.New(errs.Precondition, "the authority is that of site %q, not %q", a.authority.Site(), cfg.Site).At(cfg.KeyDir)
+	}
+	if _, err := a.authority.RenewIssuing(); err != nil {
+		cfg.Log.Error("issuing certificate not renewed", "error", err)
+	}
+	a.certificate, err = mtls.NewServerCertificate(mtls.ServerCertificateConfig{
+		Issue: func(pub crypto.PublicKey) (*certs.Issued, error) {
+			return a.authority.IssueServer(pub, serverName, cfg.dnsNames(), cfg.ips())
+		},
+		Clock: cfg.Clock, Logger: cfg.Log,
+	})
+	if err != nil {
+		return err
+	}
+	s, err := sqlite.Open(ctx, sqlite.Config{Dir: cfg.storeDir(), Clock: cfg.Clock, Logger: cfg.Log})
+	if err != nil {
+		return err
+	}
+	a.store = s
+	a.fleet = fleet.New(s)
+	if err := a.fleet.Alive(ctx, cfg.Clock.Now()); err != nil {
+		return err
+	}
+	a.registry.MustRegister(mtls.NewExpiryCollector(
+		mtls.ExpirySource{Which: "root", NotAfter: func() time.Time { return a.authority.Root().NotAfter }},
+		mtls.ExpirySource{Which: "issuing", NotAfter: func() time.Time { return a.authority.Issuing().NotAfter }},
+		mtls.ExpirySource{Which: "server", NotAfter: a.certificate.NotAfter},
+	))
+	a.recorder = access.NewRecorder(access.RecorderConfig{Audit: s, Clock: cfg.Clock, Log: cfg.Log.Named("access"), Registry: a.registry})
+	a.codes = identity.NewCodes(cfg.codesDir(), cfg.Clock)
+	a.hub, err = session.NewHub(ctx, session.HubConfig{Store: s, Fleet: a.fleet, Clock: cfg.Clock,
+		Log: cfg.Log.Named("session"), Registry: a.registry})
+	if err != nil {
+		return err
+	}
+	a.operations = newOperations(a)
+	if err := a.listen(); err != nil {
+		return err
+	}
+	a.serve()
+	return nil
+}
+
+func (a *App) listen() (err error) {
+	on := func(what, address string) net.Listener {
+		if err != nil {
+			return nil
+		}
+		var l net.Listener
+		if l, err = net.Listen("tcp", address); err != nil {
+			err = errs.New(errs.Precondition, "cannot listen for %s: %w", what, err).At(address).
+				WithHint("is another infractl-server at work? ss -ltnp")
+		}
+		return l
+	}
+	a.listeners.sessions = on("sessions", a.cfg.Sessions)
+	a.listeners.enrolment = on("enrolment", a.cfg.Enrolment)
+	if a.cfg.Metrics != "" {
+		host, _, serr := net.SplitHostPort(a.cfg.Metrics)
+		if ip := net.ParseIP(host); serr != nil || ip == nil || !ip.IsLoopback() {
+			return errs.New(errs.Invalid, "the metrics page listens on loopback only, not on %q", a.cfg.Metrics)
+		}
+		a.listeners.metrics = on("metrics", a.cfg.Metrics)
+	}
+	if err == nil {
+		a.listeners.socket, err = listenSocket(a.cfg.Socket)
+	}
+	return err
+}
+
+// Addresses returns where the server listens.
+func (a *App) Addresses() Addresses {
+	text := func(l net.Listener) string {
+		if l == nil {
+			return ""
+		}
+		return l.Addr().String()
+	}
+	return Addresses{Sessions: text(a.listeners.sessions), Enrolment: text(a.listeners.enrolment),
+		Socket: text(a.listeners.socket), Metrics: text(a.listeners.metrics)}
+}
+
+// advertised returns host:port of the two TCP listeners, as others reach them.
+func (a *App) advertised() (sessions, enrolment []string) {
+	_, sessionPort, _ := net.SplitHostPort(a.listeners.sessions.Addr().String())
+	_, enrolPort, _ := net.SplitHostPort(a.listeners.enrolment.Addr().String())
+	for _, host := range a.cfg.Addresses {
+		sessions = append(sessions, net.JoinHostPort(host, sessionPort))
+		enrolment = append(enrolment, net.JoinHostPort(host, enrolPort))
+	}
+	return sessions, enrolment
+}
+
+// serve registers the services and accepts connections.
+func (a *App) serve() {
+	cfg := a.cfg
+	site := a.operations.site()
+	a.enrolment = session.NewEnrolment(session.EnrolmentConfig{Fleet: a.fleet, Hub: a.hub, Site: site, Authority: a.authority,
+		Recorder: a.recorder, Addresses: a.advertised, Clock: cfg.Clock, Log: cfg.Log.Named("enrolment"), Limits: cfg.Limits})
+	sessions := session.NewService(session.ServiceConfig{Hub: a.hub, Fleet: a.fleet, Site: site, Authority: a.authority,
+		Confirmer: a.operations.confirmer(), Recorder: a.recorder, Addresses: a.advertised, Clock: cfg.Clock,
+		Log: cfg.Log.Named("session"), Heartbeat: cfg.Heartbeat})
+	who := identity.Config{Fleet: a.fleet, Hub: a.hub, Site: site, Authority: a.authority, Recorder: a.recorder, Codes: a.codes,
+		LastPoll: a.enrolment.LastPoll, Addresses: a.advertised, ServerNotAfter: a.certificate.NotAfter,
+		Version: version.String(), Clock: cfg.Clock, Log: cfg.Log.Named("identity")}
+	operators := identity.NewOperators(who)
+
+	main := a.server(access.Main, a.tlsFor(access.Main), access.MaxMessage)
+	v1.RegisterSessionServiceServer(main, sessions)
+	v1.RegisterOperatorServiceServer(main, operators)
+	v1.RegisterTokenServiceServer(main, identity.NewTokens(who))
+	v1.RegisterNodeServiceServer(main, identity.NewNodes(who))
+	a.operations.register(main)
+	a.accept(main, a.listeners.sessions)
+
+	enrol := a.server(access.Enrol, a.tlsFor(access.Enrol), mtls.MaxEnrolMessage, grpc.KeepaliveParams(keepalive.ServerParameters{
+		Time: mtls.KeepaliveTime, Timeout: mtls.KeepaliveTimeout, MaxConnectionIdle: time.Minute}))
+	v1.RegisterEnrolmentServiceServer(enrol, a.enrolment)
+	a.accept(enrol, limit(a.listeners.enrolment, maxEnrolConns))
+
+	socket := a.server(access.Socket, peerCred{uids: cfg.SocketUIDs, failed: a.socketRefused}, mtls.MaxEnrolMessage)
+	v1.RegisterOperatorServiceServer(socket, operators)
+	a.accept(socket, a.listeners.socket)
+
+	if l := a.listeners.metrics; l != nil {
+		a.metrics = a.metricsServer()
+		a.serving.Go(func() {
+			if err := a.metrics.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
+				cfg.Log.Error("metrics page ended", "error", err)
+			}
+		})
+	}
+}
+
+func (a *App) tlsFor(where access.Listener) credentials.TransportCredentials {
+	return guard(credentials.NewTLS(mtls.ServerConfig(mtls.ServerOptions{
+		Certificate: a.certificate.Get, Roots: a.authority.RootPool(), Site: a.authority.Site(), Clock: a.cfg.Clock,
+		RequireClient: where == access.Main,
+	})), func(addr net.Addr, err error) { a.handshakeFailed(where, addr, err) })
+}
+
+func (a *App) server(where access.Listener, creds credentials.TransportCredentials, maxMessage int, more ...grpc.ServerOption) *grpc.Server {
+	gate := access.NewGate(access.GateConfig{Listener: where, Table: access.Methods(), Fleet: a.fleet, Authority: a.authority,
+		Recorder: a.recorder, Clock: a.cfg.Clock, Log: a.cfg.Log.Named("access")})
+	opts := append(mtls.ServerGRPC(maxMessage), grpc.Creds(creds))
+	s := grpc.NewServer(append(append(opts, gate.Options()...), more...)...)
+	a.servers = append(a.servers, s)
+	return s
+}
+
+func (a *App) accept(s *grpc.Server, l net.Listener) {
+	a.serving.Go(func() {
+		if err := s.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) && !errors.Is(err, net.ErrClosed) {
+			a.cfg.Log.Error("listener ended", "address", l.Addr(), "error", err)
+		}
+	})
+}
+
+func (a *App) handshakeFailed(where access.Listener, addr net.Addr, err error) {
+	source := addr.String()
+	if host, _, serr := net.SplitHostPort(source); serr == nil {
+		source = host
+	}
+	a.recorder.Refused(context.Background(), access.ReasonHandshake, store.AuditEntry{Actor: "address/" + source, Source: source,
+		Action: "handshake " + string(where), Result: string(errs.Unauthenticated), Message: err.Error()})
+}
+
+func (a *App) socketRefused(uid uint32) {
+	a.recorder.Refused(context.Background(), access.ReasonSocketPeer, store.AuditEntry{Actor: "local/uid-" + itoa(uid),
+		Action: "connect to socket", Result: string(errs.Denied), Message: "only root may use the socket"})
+}
+
+// Close stops everything and closes the store. Agents reconnect by themselves when the server is back.
+func (a *App) Close() error {
+	a.close.Do(func() {
+		for _, s := range a.servers {
+			s.Stop()
+		}
+		if a.metrics != nil {
+			_ = a.metrics.Close()
+		}
+		for _, l := range []net.Listener{a.listeners.sessions, a.listeners.enrolment, a.listeners.socket, a.listeners.metrics} {
+			if l != nil {
+				_ = l.Close()
+			}
+		}
+		a.serving.Wait()
+		if a.listeners.socket != nil {
+			_ = os.Remove(a.cfg.Socket)
+		}
+		if a.store != nil {
+			a.closed = a.store.Close()
+		}
+	})
+	return a.closed
+}

@@ -1,0 +1,78 @@
+package app
+
+import (
+	"context"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/infractl/infractl/server/fleet"
+)
+
+const (
+	cleanEvery = time.Hour
+	renewEvery = 12 * time.Hour
+)
+
+// Run does the work that is not a call, until ctx ends; then it closes the server.
+func (a *App) Run(ctx context.Context) error {
+	a.cfg.Log.Info("server runs", "site", a.authority.Site(), "sessions", a.Addresses().Sessions,
+		"enrolment", a.Addresses().Enrolment, "fingerprint", a.authority.Fingerprint())
+	var work sync.WaitGroup
+	start := func(name string, run func(context.Context) error) {
+		work.Go(func() {
+			if err := run(ctx); err != nil && ctx.Err() == nil {
+				a.cfg.Log.Error("a part of the server ended", "part", name, "error", err)
+			}
+		})
+	}
+	start("sessions", a.hub.Run)
+	start("upkeep", a.upkeep)
+	a.operations.run(start)
+	<-ctx.Done()
+	work.Wait()
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	if err := a.fleet.Alive(last, a.cfg.Clock.Now()); err != nil {
+		a.cfg.Log.Warn("time of shutdown not written", "error", err)
+	}
+	return a.Close()
+}
+
+// upkeep says that the server lives, forgets what is over, and renews the issuing certificate.
+func (a *App) upkeep(ctx context.Context) error {
+	alive, clean, renew := time.NewTicker(fleet.AliveEvery), time.NewTicker(cleanEvery), time.NewTicker(renewEvery)
+	defer alive.Stop()
+	defer clean.Stop()
+	defer renew.Stop()
+	for {
+		var err error
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-alive.C:
+			err = a.fleet.Alive(ctx, a.cfg.Clock.Now())
+		case <-clean.C:
+			a.codes.Prune()
+			err = a.enrolment.Prune(ctx)
+		case <-renew.C:
+			_, err = a.authority.RenewIssuing()
+		}
+		if err != nil && ctx.Err() == nil {
+			a.cfg.Log.Error("upkeep failed", "error", err)
+		}
+	}
+}
+
+func (a *App) metricsServer() *http.Server {
+	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{}))
+	return &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}
+}
+
+func itoa(n uint32) string { return strconv.FormatUint(uint64(n), 10) }
