@@ -26,7 +26,7 @@ import (
 // The tests run real iptables in network namespaces of their own: one that is the host, one that owns the addresses of
 // everybody else, one that is a container. They need root.
 
-var namespaces atomic.Int64 //nolint:gochecknoglobals // unique names in one test binary
+var namespaces atomic.Int64 // unique names in one test binary
 
 // newNamespace makes a network namespace with a unique name and removes it at the end of the test.
 func newNamespace(t testing.TB, kind string) string {
