@@ -100,7 +100,8 @@ func (p *Provider) unitsNow(ctx context.Context) (unitsNow, error) {
 	now.service, failed[1] = p.active(ctx, service)
 	state, err := p.state(ctx, "is-system-running")
 	failed[2] = err
-	now.boot = (state == "initializing" || state == "starting") && !now.socket && !now.service
+	starting := state == "initializing" || state == "starting"
+	now.boot = p.host.Booting() || starting && !now.socket && !now.service
 	return now, errs.Join(failed[:]...)
 }
 
