@@ -189,6 +189,20 @@ func (e *Enroller) attempt(ctx context.Context, token *jointoken.Token, try int)
 	if err != nil {
 		return 0, errs.New(errs.Unavailable, "%w", err) // the machine is still starting: try again soon
 	}
+	var cloned *ClonedError
+	if err := e.cfg.Store.CheckMachine(fingerprint); errors.As(err, &cloned) {
+		// The disk was copied while its machine was enrolling: the id and key that it began with are the other's.
+		e.cfg.Log.Warn("an enrolment of another machine is set aside", "error", err)
+		if err := e.cfg.Store.SetAside("cloned"); err != nil {
+			return 0, err
+		}
+		err = e.cfg.Store.CheckMachine(fingerprint)
+		if err != nil {
+			return 0, err
+		}
+	} else if err != nil {
+		return 0, err
+	}
 	key, begun, err := e.begin(token)
 	if err != nil {
 		return 0, err
@@ -230,9 +244,6 @@ func (e *Enroller) attempt(ctx context.Context, token *jointoken.Token, try int)
 		return 0, errs.New(errs.Internal, "the server's answer is for site %q", id.GetSite())
 	} else if len(id.GetEnrolAddresses()) == 0 {
 		id.EnrolAddresses = token.Addresses
-	}
-	if err := store.writeFingerprint(fingerprint); err != nil {
-		return 0, errs.Wrap(op, err)
 	}
 	id, err := store.Propose(key, response.GetIdentity(), token.Fingerprint, 1)
 	if err != nil {

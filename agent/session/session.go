@@ -302,6 +302,13 @@ func (s *Session) report(ctx context.Context, limit time.Duration) {
 // Report queues a report of the engine's state if it changed.
 func (s *Session) Report() { s.tasks.send(func(q *queue) { q.putReport() }) }
 
+// Applying reports whether an apply is at work.
+func (s *Session) Applying() bool {
+	s.tasks.mu.Lock()
+	defer s.tasks.mu.Unlock()
+	return s.tasks.apply != ""
+}
+
 // Status returns how the session stands.
 func (s *Session) Status() Status {
 	s.mu.Lock()

@@ -1,0 +1,63 @@
+package app
+
+import (
+	"context"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/infractl/infractl/agent/host"
+	"github.com/infractl/infractl/agent/provider"
+	"github.com/infractl/infractl/agent/provider/accounts"
+	"github.com/infractl/infractl/agent/provider/firewall"
+	"github.com/infractl/infractl/agent/provider/sshd"
+	"github.com/infractl/infractl/agent/provider/system"
+	v1 "github.com/infractl/infractl/proto/infractl/v1"
+)
+
+// Providers are the capabilities of this version.
+type Providers struct {
+	// Bound are all of them, in the order of an apply.
+	Bound []provider.Bound
+	// Firewall puts its own chains back; nil where nothing is managed.
+	Firewall Firewall
+	// SSH tells where the SSH server listens; nil where nothing is managed.
+	SSH *sshd.Provider
+}
+
+// Firewall is what the agent needs of the firewall beside commits.
+type Firewall interface {
+	// Repair puts chains and jumps back that are gone, and says what it did.
+	Repair(ctx context.Context) ([]string, error)
+	// Foreign lists rules of others that still have a say.
+	Foreign(ctx context.Context) ([]string, error)
+}
+
+// NewProviders makes the providers of h. This is the one place that knows them all.
+func NewProviders(h *host.Host, log hclog.Logger) *Providers {
+	fw := firewall.New(firewall.Config{Host: h, Log: log.Named("firewall")})
+	ssh := sshd.New(sshd.Config{Host: h, Log: log.Named("sshd")})
+	return &Providers{
+		Bound: []provider.Bound{
+			provider.Bind(system.New(system.Config{Host: h, Log: log.Named("system")}),
+				func(s *v1.HostSpec) (*v1.SystemSpec, bool) { return s.GetSystem(), s.GetSystem() != nil }, system.Stages()...),
+			provider.Bind(accounts.New(accounts.Config{Host: h, Log: log.Named("accounts")}),
+				func(s *v1.HostSpec) (*v1.AccountsSpec, bool) { return s.GetAccounts(), s.GetAccounts() != nil }, accounts.Stages()...),
+			provider.Bind(fw,
+				func(s *v1.HostSpec) (*v1.FirewallSpec, bool) { return s.GetFirewall(), s.GetFirewall() != nil },
+				provider.Widening, provider.Narrowing),
+			provider.Bind(ssh,
+				func(s *v1.HostSpec) (*v1.SshdSpec, bool) { return s.GetSshd(), s.GetSshd() != nil }, sshd.Stages()...),
+		},
+		Firewall: fw,
+		SSH:      ssh,
+	}
+}
+
+// sshFacts adapts the sshd provider to what facts ask for.
+type sshFacts struct{ provider *sshd.Provider }
+
+// Listening implements facts.SSH.
+func (s sshFacts) Listening(ctx context.Context) (ports []uint32, addresses []string, err error) {
+	ports, addresses, _, err = s.provider.Facts(ctx)
+	return ports, addresses, err
+}
