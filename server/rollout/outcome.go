@@ -49,7 +49,7 @@ func (x *run) unanswered(ctx context.Context, w *work, e *taskError) error {
 	}
 	x.r.endDrive(w.ref.ID)
 	switch errs.Code(e.Code) {
-	case errs.Invalid, errs.Denied, errs.Precondition:
+	case errs.Invalid, errs.Denied:
 		x.halt(fmt.Sprintf("%s refuses what it was asked: %s", w.node, e.Message))
 		return x.update(ctx, w.node, func(n *nodeRecord) {
 			n.Task, n.Error, n.State = nil, e, v1.NodeRolloutState_NODE_ROLLOUT_STATE_FAILED

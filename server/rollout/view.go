@@ -28,6 +28,10 @@ type View struct {
 	Order []string
 	// Nodes are by name.
 	Nodes map[string]ViewNode
+	// Server is where sessions reach the server.
+	Server netip.AddrPort
+	// NotManaged are the sections of the site file that this version does not manage yet.
+	NotManaged []string
 	// Waves returns the order in which nodes change; nil means all nodes.
 	Waves func(only []string) []site.Wave
 }
@@ -64,7 +68,10 @@ func ViewOf(d *revision.Derived) *View {
 	s := d.Site
 	v := &View{
 		Revision: d.Revision, Resources: d.Resources, Window: s.Rollout.Window, Order: s.NodeNames(),
-		Nodes: make(map[string]ViewNode, len(s.Nodes)), Waves: s.Waves,
+		Nodes: make(map[string]ViewNode, len(s.Nodes)), Waves: s.Waves, NotManaged: s.NotManaged,
+	}
+	if n := s.ServerNode(); n != nil {
+		v.Server = netip.AddrPortFrom(n.MainAddress(), s.Server.Port)
 	}
 	for i := range s.Nodes {
 		n := &s.Nodes[i]

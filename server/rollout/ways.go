@@ -210,8 +210,11 @@ func (c *caster) need(ctx context.Context, node string, w site.Witness, way site
 		n.Address = way.Address.String()
 	}
 	if !isLogin(w.Kind) {
-		if way.Port != 0 {
+		switch {
+		case way.Port != 0:
 			n.Ports = []uint32{uint32(way.Port)}
+		case way.From == "" && c.view.Server.IsValid(): // the operator's own way to the server
+			n.Address, n.Ports = c.view.Server.Addr().String(), []uint32{uint32(c.view.Server.Port())}
 		}
 		return n, nil
 	}
