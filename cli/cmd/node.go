@@ -45,16 +45,17 @@ func (a *app) showNodes(w *output.Writer, nodes []*v1.Node) error {
 // syncWord says in one word how far a node is with its spec.
 func (a *app) syncWord(n *v1.Node) string {
 	s := n.GetHostState()
+	reached := s.GetNarrowedDigest() == n.GetWantedDigest()
 	switch {
 	case n.GetWantedDigest() == "":
 		return "-"
-	case len(n.GetKnownBad()) > 0:
-		return "known-bad"
 	case s.GetArmedCommit() != "":
 		return "in commit"
-	case s.GetNarrowedDigest() != n.GetWantedDigest() && s.GetWidenedDigest() == n.GetWantedDigest():
+	case !reached && len(n.GetKnownBad()) > 0: // what failed under an earlier revision does not matter once this one is reached
+		return "known-bad"
+	case !reached && s.GetWidenedDigest() == n.GetWantedDigest():
 		return "widened"
-	case s.GetNarrowedDigest() != n.GetWantedDigest():
+	case !reached:
 		return "behind"
 	case len(s.GetDrift()) > 0:
 		return "drift"

@@ -111,6 +111,9 @@ func span(d time.Duration) string {
 
 // word turns an enum value into the word that people read: NODE_STATE_ONLINE becomes "online".
 func word(value fmt.Stringer, prefix string) string {
+	if value.String() == prefix+"UNSPECIFIED" {
+		return "-"
+	}
 	return strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(value.String(), prefix)), "_", " ")
 }
 
