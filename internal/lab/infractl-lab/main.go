@@ -11,12 +11,16 @@ import (
 
 	"github.com/infractl/infractl/internal/errs"
 	"github.com/infractl/infractl/internal/lab"
+	"github.com/infractl/infractl/internal/lab/bench"
+	"github.com/infractl/infractl/internal/lab/demo"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	err := lab.NewCommand().ExecuteContext(ctx)
+	root := lab.NewCommand()
+	root.AddCommand(demo.Command(), bench.Command())
+	err := root.ExecuteContext(ctx)
 	var code lab.ExitCode
 	switch {
 	case err == nil:
