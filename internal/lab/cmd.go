@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
-	"os/exec"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -147,25 +145,15 @@ func (o *options) attach(ctx context.Context, host string, argv []string) error 
 	if err != nil {
 		return err
 	}
-	var cmd *exec.Cmd
+	run := l.VM(host).Attach
 	if ns := l.spaces[host]; ns != nil {
-		cmd = ns.Command(ctx, argv...)
-		cmd.SysProcAttr = nil // a process group of its own could not read the terminal
-	} else if cmd, err = l.VM(host).Command(ctx, argv...); err != nil {
-		return err
+		run = ns.Attach
 	}
-	if term := os.Getenv("TERM"); term != "" {
-		cmd.Env = append(cmd.Env, "TERM="+term)
+	code, err := run(ctx, argv...)
+	if err == nil && code != 0 {
+		return ExitCode(code)
 	}
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	if err := cmd.Run(); cmd.ProcessState != nil {
-		if code := cmd.ProcessState.ExitCode(); code != 0 {
-			return ExitCode(code)
-		}
-		return nil
-	} else {
-		return errs.Wrap("run "+argv[0], err)
-	}
+	return err
 }
 
 func (o *options) status() *cobra.Command {

@@ -3,37 +3,11 @@ package lab
 import (
 	"context"
 	"io"
+	"os"
 	"os/exec"
-	"strconv"
-	"syscall"
-	"time"
 
 	"github.com/infractl/infractl/internal/errs"
 )
-
-// enter is the command that runs argv in all namespaces of a VM with its root folder. It costs a few milliseconds, where
-// the engine's exec costs a hundred.
-func (v *VM) enter(argv []string) ([]string, error) {
-	if v.index < 0 {
-		return nil, v.usable()
-	}
-	pid := v.Pid()
-	if pid == 0 {
-		return nil, errs.New(errs.Precondition, "the VM is off").At(v.spec.Name)
-	}
-	if len(argv) == 0 {
-		return nil, errs.New(errs.Invalid, "no command given").At(v.spec.Name)
-	}
-	return append([]string{"nsenter", "-t", strconv.Itoa(pid), "-m", "-u", "-i", "-n", "-p", "-C", "-r", "-w", "--"}, argv...), nil
-}
-
-// guestEnv is the environment of commands in a VM.
-func guestEnv() []string {
-	return []string{
-		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-		"HOME=/root", "USER=root", "LOGNAME=root", "SHELL=/bin/bash", "LC_ALL=C", "TERM=dumb",
-	}
-}
 
 // Exec runs a command in the VM as root and waits for its end, ExecLimit at most where ctx has no deadline; then it and
 // its descendants are killed. A command that fails is no error: see Result.Code.
@@ -43,11 +17,10 @@ func (v *VM) Exec(ctx context.Context, argv ...string) (Result, error) {
 
 // ExecIn is Exec with standard input.
 func (v *VM) ExecIn(ctx context.Context, stdin io.Reader, argv ...string) (Result, error) {
-	full, err := v.enter(argv)
-	if err != nil {
-		return Result{}, err
+	if len(argv) == 0 {
+		return Result{}, errs.New(errs.Invalid, "no command given").At(v.spec.Name)
 	}
-	result, err := run(ctx, guestEnv(), stdin, full...)
+	result, err := runWith(ctx, v.startIn, guestEnv(), stdin, argv)
 	return result, errs.Wrap("VM "+v.spec.Name, err)
 }
 
@@ -60,18 +33,40 @@ func (v *VM) Must(ctx context.Context, argv ...string) (string, error) {
 	return result.Stdout, err
 }
 
-// Command returns an unstarted command that runs in the VM: for a terminal or for streams. The caller bounds it; the
-// context ends the command but not what it left in the background.
-func (v *VM) Command(ctx context.Context, argv ...string) (*exec.Cmd, error) {
-	full, err := v.enter(argv)
-	if err != nil {
-		return nil, err
+// Attach runs a command in the VM with this process's terminal and returns its exit status. Only ctx bounds it.
+func (v *VM) Attach(ctx context.Context, argv ...string) (int, error) {
+	if len(argv) == 0 {
+		return 0, errs.New(errs.Invalid, "no command given").At(v.spec.Name)
 	}
-	cmd := exec.CommandContext(ctx, full[0], full[1:]...)
-	cmd.Env = guestEnv()
-	cmd.Cancel = func() error { killTree(cmd.Process.Pid); return nil }
-	cmd.WaitDelay = time.Second
-	return cmd, nil
+	cmd := command(ctx, guestEnv(), argv)
+	if err := attach(cmd, v.startIn); err != nil {
+		return 0, errs.Wrap("VM "+v.spec.Name, err)
+	}
+	return cmd.ProcessState.ExitCode(), nil
+}
+
+// Attach runs a program of the machine in the namespace with this process's terminal and returns its exit status.
+func (n *Namespace) Attach(ctx context.Context, argv ...string) (int, error) {
+	cmd := n.Command(ctx, argv...)
+	if err := attach(cmd, (*exec.Cmd).Start); err != nil {
+		return 0, errs.Wrap("namespace "+n.name, err)
+	}
+	return cmd.ProcessState.ExitCode(), nil
+}
+
+func attach(cmd *exec.Cmd, start func(*exec.Cmd) error) error {
+	cmd.SysProcAttr = nil // a process group of its own could not read the terminal
+	if term := os.Getenv("TERM"); term != "" {
+		cmd.Env = append(cmd.Env, "TERM="+term)
+	}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	if err := start(cmd); err != nil {
+		return err
+	}
+	if err := cmd.Wait(); cmd.ProcessState == nil {
+		return err
+	}
+	return nil
 }
 
 // Process is a program that runs in a VM or a namespace beside the caller.
@@ -85,19 +80,17 @@ type Process struct {
 // StartProcess runs a command in the VM in the background. It ends with its VM, by Stop, or when ctx is cancelled. What must act
 // like a service of the VM, frozen by Pause and restarted, is better a unit: systemd-run.
 func (v *VM) StartProcess(ctx context.Context, argv ...string) (*Process, error) {
-	cmd, err := v.Command(ctx, argv...)
-	if err != nil {
-		return nil, err
+	if len(argv) == 0 {
+		return nil, errs.New(errs.Invalid, "no command given").At(v.spec.Name)
 	}
-	return startProcess(cmd)
+	return startProcess(command(ctx, guestEnv(), argv), v.startIn)
 }
 
-func startProcess(cmd *exec.Cmd) (*Process, error) {
+func startProcess(cmd *exec.Cmd, start func(*exec.Cmd) error) (*Process, error) {
 	p := &Process{cmd: cmd, done: make(chan struct{})}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Stdout, cmd.Stderr = &p.output, &p.output
-	if err := cmd.Start(); err != nil {
-		return nil, errs.Wrap("start "+cmd.Path, err)
+	if err := start(cmd); err != nil {
+		return nil, errs.Wrap("start "+cmd.Args[0], err)
 	}
 	go func() {
 		p.err = cmd.Wait()
@@ -117,6 +110,9 @@ func (p *Process) Stop() string {
 	return p.output.String()
 }
 
+// Output returns both output streams up to now as one text.
+func (p *Process) Output() string { return p.output.String() }
+
 // Wait waits for the end and returns the output and how it ended.
 func (p *Process) Wait() (string, error) {
 	<-p.done
@@ -131,13 +127,7 @@ type Namespace struct{ file, name string }
 
 // Command returns an unstarted command of the machine that runs with the namespace's network. The caller bounds it.
 func (n *Namespace) Command(ctx context.Context, argv ...string) *exec.Cmd {
-	full := inNetns(n.file, argv...)
-	cmd := exec.CommandContext(ctx, full[0], full[1:]...)
-	cmd.Env = hostEnv()
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { killTree(cmd.Process.Pid); return nil }
-	cmd.WaitDelay = time.Second
-	return cmd
+	return command(ctx, hostEnv(), inNetns(n.file, argv...))
 }
 
 // Exec runs a program of the machine in the namespace to its end, ExecLimit at most where ctx has no deadline.
@@ -148,7 +138,7 @@ func (n *Namespace) Exec(ctx context.Context, argv ...string) (Result, error) {
 
 // StartProcess runs a program of the machine in the namespace in the background.
 func (n *Namespace) StartProcess(ctx context.Context, argv ...string) (*Process, error) {
-	return startProcess(n.Command(ctx, argv...))
+	return startProcess(n.Command(ctx, argv...), (*exec.Cmd).Start)
 }
 
 // NetnsPath returns the file that stands for the network namespace.

@@ -103,6 +103,9 @@ func contextTar(contexts fs.FS, dir string) (io.Reader, error) {
 func (l *Lab) ensureImages(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, buildLimit)
 	defer cancel()
+	if err := os.MkdirAll(l.cfg.CacheDir, 0o755); err != nil {
+		return errs.Wrap("make the cache folder", err)
+	}
 	set := l.images
 	if !l.hasImage(ctx, set.vm) {
 		if !l.hasImage(ctx, set.base) {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/infractl/infractl/internal/errs"
 )
@@ -296,5 +297,19 @@ func TestUnknownNamesFailPlainly(t *testing.T) {
 	}
 	if _, err := l.Namespace("operator").DialContext(ctx, "tcp", "host.test:1"); !errs.Is(err, errs.Invalid) {
 		t.Errorf("Dial of a name = %v", err)
+	}
+}
+
+func TestMainThreadKeepsItsNamespaces(t *testing.T) {
+	for range 200 {
+		err := onOwnThread(func() error {
+			if unix.Gettid() == unix.Getpid() {
+				return errs.New(errs.Internal, "ran on the main thread")
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
 }

@@ -11,25 +11,36 @@ import (
 	"github.com/infractl/infractl/internal/errs"
 )
 
-// inThread runs fn on a thread of its own that has joined a network namespace. The thread ends with it. Sockets that fn
-// opens stay in that namespace and keep it alive until they are closed.
-func inThread(file string, fn func() error) error {
+// onOwnThread runs fn on a thread that ends with it, so that fn may move the thread to other namespaces.
+func onOwnThread(fn func() error) error {
 	done := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // never unlocked: the runtime ends the thread with the goroutine
-		done <- func() error {
-			fd, err := unix.Open(file, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-			if err != nil {
-				return errs.New(errs.Precondition, "the network namespace is gone: %w", err).At(file)
-			}
-			defer unix.Close(fd)
-			if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
-				return errs.New(errs.Internal, "enter the network namespace: %w", err).At(file)
-			}
-			return fn()
-		}()
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			// The main thread can't be ended, and /proc/self shows its namespaces: it is held until another one is done.
+			done <- onOwnThread(fn)
+			runtime.UnlockOSThread()
+			return
+		}
+		done <- fn() // never unlocked: the runtime ends the thread with the goroutine
 	}()
 	return <-done
+}
+
+// inThread runs fn on a thread of its own that has joined a network namespace. Sockets that fn opens stay in that namespace
+// and keep it alive until they are closed.
+func inThread(file string, fn func() error) error {
+	return onOwnThread(func() error {
+		fd, err := unix.Open(file, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return errs.New(errs.Precondition, "the network namespace is gone: %w", err).At(file)
+		}
+		defer unix.Close(fd)
+		if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
+			return errs.New(errs.Internal, "enter the network namespace: %w", err).At(file)
+		}
+		return fn()
+	})
 }
 
 // dialIn connects from inside a namespace. The address is an IP address with a port: names would be looked up outside.

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -47,35 +48,51 @@ func tail(s string, n int) string {
 	return "..." + s[len(s)-n:]
 }
 
-// limitedBuffer keeps the first outputLimit bytes.
-type limitedBuffer struct{ bytes.Buffer }
+// limitedBuffer keeps the first outputLimit bytes. It may be read while it is written.
+type limitedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
 
+// Write implements io.Writer.
 func (b *limitedBuffer) Write(p []byte) (int, error) {
-	if room := outputLimit - b.Len(); room > 0 {
-		b.Buffer.Write(p[:min(room, len(p))])
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if room := outputLimit - b.buf.Len(); room > 0 {
+		b.buf.Write(p[:min(room, len(p))])
 	}
 	return len(p), nil
+}
+
+// String returns what was written so far.
+func (b *limitedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
 }
 
 // run runs one program of the machine to its end. It is an error when the program could not be run or did not end within
 // the context's limit; its own failure is in the Result. On expiry the program and all its descendants are killed, also
 // those in other process namespaces.
 func run(ctx context.Context, env []string, stdin io.Reader, argv ...string) (Result, error) {
+	return runWith(ctx, (*exec.Cmd).Start, env, stdin, argv)
+}
+
+// runWith is run with a way to start the program.
+func runWith(ctx context.Context, start func(*exec.Cmd) error, env []string, stdin io.Reader, argv []string) (Result, error) {
 	if _, bounded := ctx.Deadline(); !bounded {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, ExecLimit)
 		defer cancel()
 	}
-	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.Env = env
+	cmd := command(ctx, env, argv)
 	cmd.Stdin = stdin
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { killTree(cmd.Process.Pid); return nil }
-	// A daemon that the command left behind may hold the pipes; it does not hold us.
-	cmd.WaitDelay = time.Second
 	var stdout, stderr limitedBuffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	err := cmd.Run()
+	err := start(cmd)
+	if err == nil {
+		err = cmd.Wait()
+	}
 	result := Result{Stdout: stdout.String(), Stderr: stderr.String()}
 	if cause := ctx.Err(); cause != nil {
 		code := errs.Timeout
@@ -93,9 +110,20 @@ func run(ctx context.Context, env []string, stdin io.Reader, argv ...string) (Re
 			result.Code = 128 + int(status.Signal())
 		}
 	default:
-		return result, errs.New(errs.Internal, "%s: %w", argv[0], err)
+		return result, errs.Wrap("run "+argv[0], err)
 	}
 	return result, nil
+}
+
+// command prepares a program in a process group of its own, whose whole tree is killed when ctx ends.
+func command(ctx context.Context, env, argv []string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Env = env
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { killTree(cmd.Process.Pid); return nil }
+	// A daemon that the command left behind may hold the pipes; it does not hold us.
+	cmd.WaitDelay = time.Second
+	return cmd
 }
 
 // must is run for commands of the lab itself, whose failure is an error.

@@ -24,36 +24,44 @@ import (
 	"github.com/infractl/infractl/internal/errs"
 )
 
-// traces is what a lab may leave on the machine.
+// traces is what a lab may leave on the machine. Where other labs or tests run at the same time only what bears the
+// lab's name is compared, and what the machine has once: links, rules, sysctls.
 type traces struct {
-	Namespaces, Links, Mounts, Processes, Rules, Sysctls, Cgroups, Volumes, Folders []string
+	Namespaces, Links, Mounts, Processes, Rules, Sysctls, Cgroups, Volumes, Engine []string
 }
 
-func look(t *testing.T, cache string) traces {
+func look(t *testing.T, cfg Config) traces {
 	t.Helper()
-	var tr traces
-	tr.Namespaces = folder(netnsDir)
-	tr.Links = folder("/sys/class/net")
-	table, err := os.ReadFile("/proc/self/mountinfo")
+	probe, err := newLab(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for line := range strings.Lines(string(table)) {
-		tr.Mounts = append(tr.Mounts, strings.Fields(line)[4])
-	}
-	slices.Sort(tr.Mounts)
-	for _, pid := range folder("/proc") {
-		if _, err := strconv.Atoi(pid); err != nil {
-			continue
+	name, cache := siteNetns(cfg.Name), probe.cfg.CacheDir
+	tr := traces{Namespaces: named(folder(netnsDir), name), Links: folder("/sys/class/net")}
+	others := 0
+	for _, lab := range folder(labsDir) {
+		if lab != cfg.Name+".json" {
+			others++
 		}
-		line, _ := os.ReadFile("/proc/" + pid + "/cmdline")
-		cgroups, _ := os.ReadFile("/proc/" + pid + "/cgroup")
-		if text := strings.ReplaceAll(string(line), "\x00", " "); strings.Contains(text, "infractl-lab") || strings.Contains(string(cgroups), "infractl-") {
-			if pid != strconv.Itoa(os.Getpid()) {
-				tr.Processes = append(tr.Processes, text)
+	}
+	tr.Mounts = mountsBelow(filepath.Join(cache, "labs", cfg.Name))
+	for _, pid := range folder("/proc") {
+		if cgroups, _ := os.ReadFile("/proc/" + pid + "/cgroup"); strings.Contains(string(cgroups), "/"+name) {
+			tr.Processes = append(tr.Processes, pid)
+		}
+	}
+	if others == 0 {
+		tr.Engine = slices.DeleteFunc(folder(runDir), func(s string) bool { return s == "lock" })
+		tr.Mounts = append(tr.Mounts, mountsBelow(cache)...)
+		tr.Mounts = append(tr.Mounts, mountsBelow(runDir)...)
+		for _, pid := range folder("/proc") {
+			if line, _ := os.ReadFile("/proc/" + pid + "/cmdline"); strings.Contains(string(line), runDir) && startTime(number(pid)) != "" {
+				tr.Engine = append(tr.Engine, strings.ReplaceAll(string(line), "\x00", " "))
 			}
 		}
+		tr.Volumes = folder(filepath.Join(cache, "engine", "containers"))
 	}
+	tr.Volumes = append(tr.Volumes, folder(filepath.Join(cache, "labs", cfg.Name))...)
 	for _, argv := range [][]string{{"iptables-save"}, {"ip6tables-save"}} {
 		out, _ := exec.Command(argv[0], argv[1:]...).Output()
 		for line := range strings.Lines(string(out)) {
@@ -75,19 +83,17 @@ func look(t *testing.T, cache string) traces {
 			}
 		}
 	}
-	for _, pattern := range []string{cgroupRoot + "/*", cgroupRoot + "/*/*"} {
-		dirs, _ := filepath.Glob(pattern)
-		for _, dir := range dirs {
-			if st, err := os.Stat(dir); err == nil && st.IsDir() {
-				tr.Cgroups = append(tr.Cgroups, dir)
-			}
-		}
-	}
-	tr.Volumes = append(folder(filepath.Join(cache, "engine", "volumes")), folder(filepath.Join(cache, "labs"))...)
-	tr.Volumes = append(tr.Volumes, folder(filepath.Join(cache, "engine", "containers"))...)
-	tr.Volumes = slices.DeleteFunc(tr.Volumes, func(s string) bool { return s == "metadata.db" || s == "backingFsBlockDev" })
-	tr.Folders = slices.DeleteFunc(folder(runDir), func(s string) bool { return s == "lock" })
+	tr.Cgroups = cgroupDirs(name)
 	return tr
+}
+
+func named(list []string, prefix string) []string {
+	return slices.DeleteFunc(list, func(s string) bool { return !strings.HasPrefix(s, prefix) })
+}
+
+func number(s string) int {
+	n, _ := strconv.Atoi(s)
+	return n
 }
 
 func folder(dir string) []string {
@@ -120,11 +126,7 @@ func TestSite(t *testing.T) {
 	if err := BuildImages(ctx, cfg); err != nil {
 		t.Fatal(err)
 	}
-	probe, err := newLab(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	before := look(t, probe.cfg.CacheDir)
+	before := look(t, cfg)
 
 	begin := time.Now()
 	l, err := Create(ctx, cfg)
@@ -148,7 +150,7 @@ func TestSite(t *testing.T) {
 		t.Errorf("a second lab in the same folder = %v, want it refused", err)
 	}
 
-	during := look(t, probe.cfg.CacheDir)
+	during := look(t, cfg)
 	for what, pair := range map[string][2][]string{
 		"links": {before.Links, during.Links}, "rules": {before.Rules, during.Rules}, "sysctls": {before.Sysctls, during.Sysctls},
 	} {
@@ -188,7 +190,7 @@ func TestSite(t *testing.T) {
 		t.Fatalf("Down: %v", err)
 	}
 	t.Logf("down in %s", time.Since(begin))
-	if diff := cmp.Diff(before, look(t, probe.cfg.CacheDir)); diff != "" {
+	if diff := cmp.Diff(before, look(t, cfg)); diff != "" {
 		t.Errorf("Down left something (-before +after):\n%s", diff)
 	}
 	if err := other.Down(ctx); err != nil {
@@ -364,7 +366,13 @@ func reboots(ctx context.Context, t *testing.T, l *Lab) {
 			t.Fatal(err)
 		}
 		machine, boot := must1(ctx, t, vm, "cat", "/etc/machine-id"), must1(ctx, t, vm, "cat", "/proc/sys/kernel/random/boot_id")
-		old, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", vm.Pid()))
+		// Held open, so that its number is not given to another; the cards must come back all the same.
+		old, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", vm.Pid()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		// A command that is still in the VM when it goes down must not hold it up.
+		inside, err := vm.StartProcess(ctx, "sleep", "600")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -373,13 +381,24 @@ func reboots(ctx context.Context, t *testing.T, l *Lab) {
 			t.Fatalf("%s: %v", name, err)
 		}
 		started := time.Since(begin)
+		if limit := 4 * time.Second; started > limit {
+			t.Errorf("%s: started again after %s, want %s at most", name, started, limit)
+		}
+		if out, err := inside.Wait(); err == nil {
+			t.Errorf("%s: the command in the VM went on: %s", name, out)
+		}
 		if err := vm.WaitBooted(ctx); err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
 		t.Logf("%s: started again after %s, booted after %s", name, started, time.Since(begin))
-		if now, _ := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", vm.Pid())); now == old {
-			t.Errorf("%s: the network namespace was kept", name)
+		before, err := old.Stat()
+		if err != nil {
+			t.Fatal(err)
 		}
+		if now, err := os.Stat(fmt.Sprintf("/proc/%d/ns/net", vm.Pid())); err != nil || os.SameFile(now, before) {
+			t.Errorf("%s: the network namespace was kept (%v)", name, err)
+		}
+		old.Close()
 		if rules := must1(ctx, t, vm, "iptables", "-S", "INPUT"); strings.Contains(rules, "9999") {
 			t.Errorf("%s: a rule survived: %s", name, rules)
 		}
@@ -469,11 +488,7 @@ func TestDownOfAHalfBuiltLab(t *testing.T) {
 	// A mount that is not there makes Create fail when all else is made; the address is a trial of the second family.
 	cfg.VM("internet").Mounts = []Mount{{Host: filepath.Join(cfg.Dir, "nothing"), Guest: "/nothing"}}
 	cfg.Namespaces[0].Interfaces[0].Addresses = append(cfg.Namespaces[0].Interfaces[0].Addresses, netip.MustParsePrefix("fd00:20::10/64"))
-	probe, err := newLab(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	before := look(t, probe.cfg.CacheDir)
+	before := look(t, cfg)
 	if _, err := Create(ctx, cfg); err == nil {
 		t.Fatal("Create succeeded")
 	}
@@ -492,7 +507,7 @@ func TestDownOfAHalfBuiltLab(t *testing.T) {
 	if err := l.Down(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(before, look(t, probe.cfg.CacheDir)); diff != "" {
+	if diff := cmp.Diff(before, look(t, cfg)); diff != "" {
 		t.Errorf("Down left something (-before +after):\n%s", diff)
 	}
 }
