@@ -13,6 +13,10 @@ import (
 // FirstBootFile is written by the template or by cloud-init, and says what may come in before the first commit was kept.
 const FirstBootFile = "/etc/infractl/firstboot.json"
 
+// firstBootMore are further files whose ports are added: what is installed later on the machine, such as the server, opens
+// its ports there.
+const firstBootMore = "/etc/infractl/firstboot.d/*.json"
+
 // FirstBoot is the content of FirstBootFile.
 type FirstBoot struct {
 	// SSHFrom are the addresses or prefixes that may log in: the relay's; on the relay, the admin network.
@@ -64,11 +68,35 @@ func loadFirstBoot(h *host.Host) (RuleSet, error) {
 	if err := strict(data, &b); err != nil {
 		return RuleSet{}, errs.New(errs.Invalid, "%w", err).At(FirstBootFile)
 	}
+	if err := b.addMore(h); err != nil {
+		return RuleSet{}, err
+	}
 	rs, err := b.RuleSet()
 	if err != nil {
 		return rs, errs.Wrap("read "+FirstBootFile, err)
 	}
 	return rs, nil
+}
+
+func (b *FirstBoot) addMore(h *host.Host) error {
+	files, err := h.Glob(firstBootMore)
+	if err != nil {
+		return errs.Wrap("read "+firstBootMore, err)
+	}
+	for _, file := range files {
+		data, err := h.ReadFile(file)
+		if err != nil {
+			return errs.Wrap("read "+file, err)
+		}
+		var more struct {
+			Ports []uint16 `json:"ports"`
+		}
+		if err := strict(data, &more); err != nil {
+			return errs.New(errs.Invalid, "%w", err).At(file)
+		}
+		b.Ports = append(b.Ports, more.Ports...)
+	}
+	return nil
 }
 
 // Booted says what Boot put into place.

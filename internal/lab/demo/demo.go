@@ -188,6 +188,10 @@ func (s *Site) startServer(ctx context.Context) error {
 	if err != nil {
 		return errs.Wrap("set the server up", err)
 	}
+	// The machine's first-boot firewall learns the server's ports.
+	if _, err := relay.Must(ctx, "systemctl", "restart", "infractl-firewall.service"); err != nil {
+		return errs.Wrap("open the server's ports", err)
+	}
 	if _, err := relay.Must(ctx, "systemctl", "enable", "--now", "infractl-server.service"); err != nil {
 		return errs.Wrap("start the server", err)
 	}
