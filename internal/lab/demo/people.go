@@ -83,7 +83,7 @@ func (s *Site) SetOverlay(more string) error {
 	if err != nil {
 		return errs.Wrap("read the lab overlay", err)
 	}
-	keys := fmt.Sprintf("\naccounts:\n  operator: {ssh_keys: [%q]}\n  developer: {ssh_keys: [%q]}\n", s.public, s.public)
+	keys := fmt.Sprintf("\naccounts:\n  operator: {ssh_keys: [%q]}\n", s.public)
 	return errs.Wrap("write the lab overlay", os.WriteFile(s.Overlay, []byte(string(example)+keys+more), 0o644))
 }
 
