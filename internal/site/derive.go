@@ -39,13 +39,7 @@ func (s *Site) time(n *Node) *v1.TimeSpec {
 	case r == nil:
 		return &v1.TimeSpec{Servers: slices.Clone(s.NTP)}
 	case r.Name == n.Name:
-		var inside []netip.Prefix
-		for i := range s.Networks {
-			if !s.Networks[i].Outside {
-				inside = append(inside, s.Networks[i].prefixes()...)
-			}
-		}
-		return &v1.TimeSpec{Servers: slices.Clone(s.NTP), Allow: texts(inside)}
+		return &v1.TimeSpec{Servers: slices.Clone(s.NTP), Allow: texts(s.insidePrefixes())}
 	}
 	return &v1.TimeSpec{Servers: []string{s.sourceTowards(r, n.main).String()}}
 }

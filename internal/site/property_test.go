@@ -48,8 +48,13 @@ func randomSites(t *testing.T, check func(t *rapid.T, s *site.Site, specs map[st
 
 // network is what the rules of all hosts make of the site.
 type network struct {
-	s     *site.Site
-	specs map[string]*v1.HostSpec
+	s      *site.Site
+	specs  map[string]*v1.HostSpec
+	parsed map[string]netip.Prefix
+}
+
+func newNetwork(s *site.Site, specs map[string]*v1.HostSpec) *network {
+	return &network{s, specs, map[string]netip.Prefix{}}
 }
 
 func (n *network) nodeAt(a netip.Addr) *site.Node {
@@ -81,7 +86,7 @@ func (n *network) passes(from, to netip.Addr, proto string, port uint16) (open, 
 		if spec := n.specs[node.Name].GetFirewall(); spec != nil {
 			judged = true
 			open = open && slices.ContainsFunc(spec.Rules, func(r *v1.FirewallRule) bool {
-				return r.Hook == hook && accepts(spec, r, from, to, proto, port)
+				return r.Hook == hook && n.accepts(spec, r, from, to, proto, port)
 			})
 		}
 	}
@@ -104,19 +109,28 @@ func (n *network) crosses(r, a, b *site.Node, from, to netip.Addr) bool {
 	return a == nil || !slices.ContainsFunc(a.Addresses(), func(x netip.Addr) bool { return n.zone(x) == n.zone(to) })
 }
 
-func accepts(spec *v1.FirewallSpec, r *v1.FirewallRule, from, to netip.Addr, proto string, port uint16) bool {
-	return r.Protocol == proto && side(spec, r.From, from) && side(spec, r.To, to) &&
-		slices.ContainsFunc(r.Ports, func(p *v1.PortRange) bool { return p.First <= uint32(port) && uint32(port) <= p.Last })
+func (n *network) accepts(spec *v1.FirewallSpec, r *v1.FirewallRule, from, to netip.Addr, proto string, port uint16) bool {
+	return r.Protocol == proto && slices.ContainsFunc(r.Ports, func(p *v1.PortRange) bool {
+		return p.First <= uint32(port) && uint32(port) <= p.Last
+	}) && n.side(spec, r.From, from) && n.side(spec, r.To, to)
 }
 
-func side(spec *v1.FirewallSpec, e *v1.Endpoint, a netip.Addr) bool {
-	in := func(list []string) bool {
-		return slices.ContainsFunc(list, func(p string) bool { return netip.MustParsePrefix(p).Contains(a) })
-	}
+func (n *network) side(spec *v1.FirewallSpec, e *v1.Endpoint, a netip.Addr) bool {
 	if e.Internet {
-		return !in(spec.InsidePrefixes)
+		return !n.in(spec.InsidePrefixes, a)
 	}
-	return in(e.Prefixes)
+	return n.in(e.Prefixes, a)
+}
+
+func (n *network) in(list []string, a netip.Addr) bool {
+	return slices.ContainsFunc(list, func(text string) bool {
+		p, ok := n.parsed[text]
+		if !ok {
+			p = netip.MustParsePrefix(text)
+			n.parsed[text] = p
+		}
+		return p.Contains(a)
+	})
 }
 
 // addresses are all that matter: those of nodes, hosts and probes, a free one in each network, and some far away.
@@ -159,7 +173,7 @@ func ports(s *site.Site) []site.Port {
 
 func TestRulesAgreeWithTheMatrix(t *testing.T) {
 	randomSites(t, func(t *rapid.T, s *site.Site, specs map[string]*v1.HostSpec) {
-		n := &network{s, specs}
+		n := newNetwork(s, specs)
 		list, services := addresses(s), ports(s)
 		for _, from := range list {
 			for _, to := range list {
@@ -179,7 +193,7 @@ func TestRulesAgreeWithTheMatrix(t *testing.T) {
 
 func TestNobodyIsLockedOut(t *testing.T) {
 	randomSites(t, func(t *rapid.T, s *site.Site, specs map[string]*v1.HostSpec) {
-		n := &network{s, specs}
+		n := newNetwork(s, specs)
 		server, relay := s.ServerNode(), s.Relay()
 		reaches := func(from, to *site.Node, port uint16) bool {
 			return slices.ContainsFunc(from.Addresses(), func(a netip.Addr) bool {
@@ -259,6 +273,9 @@ func TestRulesAreWellFormed(t *testing.T) {
 				if r.Containers && (accepted(r, s.SSH.Port) || !spec.Firewall.DockerHost) {
 					t.Errorf("%s: not for containers: %v", name, r)
 				}
+				if r.Hook == v1.FirewallHook_FIREWALL_HOOK_FORWARD {
+					onlyCrossing(t, s, r)
+				}
 				for _, e := range []*v1.Endpoint{r.From, r.To} {
 					if e.Internet == (len(e.Prefixes) > 0) || !slices.IsSorted(sortKeys(e.Prefixes)) {
 						t.Errorf("%s: endpoint of %v", name, r)
@@ -267,6 +284,30 @@ func TestRulesAreWellFormed(t *testing.T) {
 			}
 		}
 	})
+}
+
+// onlyCrossing checks that a rule of the router names no pair that does not pass it.
+func onlyCrossing(t *rapid.T, s *site.Site, r *v1.FirewallRule) {
+	n := newNetwork(s, nil)
+	zones := func(e *v1.Endpoint) []string {
+		var out []string
+		if e.Internet {
+			out = append(out, "")
+		}
+		for _, p := range e.Prefixes {
+			a := netip.MustParsePrefix(p).Addr()
+			if n.nodeAt(a) == s.Router() {
+				t.Errorf("the router's own address in %v", r)
+			}
+			out = append(out, n.zone(a))
+		}
+		return out
+	}
+	for _, z := range zones(r.From) {
+		if slices.Contains(zones(r.To), z) {
+			t.Errorf("%q to itself in %v", z, r)
+		}
+	}
 }
 
 func sortKeys(prefixes []string) []string {
@@ -311,7 +352,7 @@ func TestWavesTakeEveryNodeOnce(t *testing.T) {
 
 func TestWitnessesCanSucceed(t *testing.T) {
 	randomSites(t, func(t *rapid.T, s *site.Site, specs map[string]*v1.HostSpec) {
-		n := &network{s, specs}
+		n := newNetwork(s, specs)
 		for _, name := range s.NodeNames() {
 			list := s.Witnesses(name)
 			if len(list) == 0 {

@@ -11,13 +11,7 @@ import (
 // firewall derives what may pass on one node: incoming rules, then outgoing ones, then those of the router.
 func (s *Site) firewall(n *Node) *v1.FirewallSpec {
 	spec := &v1.FirewallSpec{DockerHost: n.DockerHost(), Router: n.Role == RoleRouter}
-	var inside []netip.Prefix
-	for i := range s.Networks {
-		if !s.Networks[i].Outside {
-			inside = append(inside, s.Networks[i].prefixes()...)
-		}
-	}
-	spec.InsidePrefixes = texts(inside)
+	spec.InsidePrefixes = texts(s.ours())
 	b := &rules{s: s, node: n, own: single(n.Addresses()...)}
 	for _, hook := range []func(*flow){b.input, b.output, b.forward} {
 		for i := range s.flows {
@@ -28,6 +22,29 @@ func (s *Site) firewall(n *Node) *v1.FirewallSpec {
 	}
 	spec.Rules = b.list
 	return spec
+}
+
+// ours is everything that is not internet: the inside networks, and the addresses that nodes have elsewhere.
+func (s *Site) ours() []netip.Prefix {
+	out := s.insidePrefixes()
+	for i := range s.Nodes {
+		for _, a := range s.Nodes[i].Addresses() {
+			if !s.inside(a) {
+				out = append(out, single(a)...)
+			}
+		}
+	}
+	return out
+}
+
+func (s *Site) insidePrefixes() []netip.Prefix {
+	var out []netip.Prefix
+	for i := range s.Networks {
+		if !s.Networks[i].Outside {
+			out = append(out, s.Networks[i].prefixes()...)
+		}
+	}
+	return out
 }
 
 // rules collects the rules of one node.
