@@ -37,6 +37,7 @@ type fixture struct {
 	cfg   Config
 	clock *clock.Fake
 	made  *InitResult
+	site  *testSiteView
 	app   *App
 	stop  func()
 }
@@ -49,13 +50,13 @@ func newFixture(t *testing.T, change ...func(*Config)) *fixture {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(socketDir) })
-	f := &fixture{T: t, clock: clock.NewFake(time.Now())}
+	f := &fixture{T: t, clock: clock.NewFake(time.Now()), site: &testSiteView{}}
 	f.cfg = Config{
 		DataDir: filepath.Join(dir, "data"), Sessions: "127.0.0.1:0", Enrolment: "127.0.0.1:0",
 		Socket: filepath.Join(socketDir, "admin.sock"), SocketUIDs: []uint32{uint32(os.Getuid())}, Site: testSite,
 		Addresses: []string{"127.0.0.1"}, Firstboot: filepath.Join(dir, "firstboot.d"), Heartbeat: 2 * time.Second,
 		Limits: session.EnrolmentLimits{PerAddress: 10000, PerAddressBurst: 10000, Total: 10000, TotalBurst: 10000},
-		Clock:  f.clock, Log: hclog.NewNullLogger(),
+		Clock:  f.clock, Log: hclog.NewNullLogger(), site: f.site,
 	}
 	if os.Getenv("TEST_LOG") != "" {
 		f.cfg.Log = hclog.New(&hclog.LoggerOptions{Level: hclog.Debug})
@@ -88,6 +89,30 @@ func (f *fixture) start() {
 			f.Errorf("run: %v", err)
 		}
 	})
+}
+
+// testSiteView is a site whose nodes the test names.
+type testSiteView struct {
+	mu     sync.Mutex
+	wanted []fleet.Wanted
+}
+
+// Wanted implements fleet.Site.
+func (s *testSiteView) Wanted(context.Context) ([]fleet.Wanted, bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.wanted, s.wanted != nil, nil
+}
+
+// Status implements fleet.Site.
+func (s *testSiteView) Status(context.Context) (fleet.SiteStatus, error) {
+	return fleet.SiteStatus{}, nil
+}
+
+func (f *fixture) wanted(list []fleet.Wanted) {
+	f.site.mu.Lock()
+	defer f.site.mu.Unlock()
+	f.site.wanted = list
 }
 
 func (f *fixture) refused(reason access.Reason) int {
@@ -158,10 +183,15 @@ func (f *fixture) dialSocket() *grpc.ClientConn {
 	return conn
 }
 
-func (f *fixture) dialEnrol() v1.EnrolmentServiceClient {
+func (f *fixture) enrolConn() *grpc.ClientConn {
 	f.Helper()
 	cfg := mtls.PinnedClientConfig(mtls.PinnedOptions{Fingerprint: f.made.Fingerprint, Site: testSite})
-	return v1.NewEnrolmentServiceClient(f.dial(f.app.Addresses().Enrolment, credentials.NewTLS(cfg)))
+	return f.dial(f.app.Addresses().Enrolment, credentials.NewTLS(cfg))
+}
+
+func (f *fixture) dialEnrol() v1.EnrolmentServiceClient {
+	f.Helper()
+	return v1.NewEnrolmentServiceClient(f.enrolConn())
 }
 
 // login uses an admin code and returns an admin.

@@ -22,7 +22,12 @@ func newOperations(a *App) *operations {
 	return &operations{app: a, revisions: revision.New(revision.Config{Records: a.store, Nodes: a.fleet, Clock: a.cfg.Clock})}
 }
 
-func (o *operations) site() fleet.Site { return siteView{o.revisions} }
+func (o *operations) site() fleet.Site {
+	if o.app.cfg.site != nil {
+		return o.app.cfg.site
+	}
+	return siteView{o.revisions}
+}
 
 func (o *operations) confirmer() session.Confirmer { return noCommits{} }
 

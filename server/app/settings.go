@@ -13,6 +13,7 @@ import (
 	"github.com/infractl/infractl/certs"
 	"github.com/infractl/infractl/internal/clock"
 	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/server/fleet"
 	"github.com/infractl/infractl/server/session"
 )
 
@@ -59,6 +60,8 @@ type Config struct {
 	Limits session.EnrolmentLimits
 	Clock  clock.Clock
 	Log    hclog.Logger
+	// site stands in for the revisions in tests.
+	site fleet.Site
 }
 
 func (c *Config) setDefaults() {

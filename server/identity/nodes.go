@@ -232,7 +232,7 @@ func unknownNode(name string, err error) error {
 
 // seen returns when a node was last heard, and its skew, whichever of memory and record is newer.
 func (s *Nodes) seen(n fleet.Node) (time.Time, time.Duration) {
-	if at, skew := s.cfg.Hub.LastSeen(n.Name); at.After(n.LastSeen) {
+	if at, skew := s.cfg.Hub.LastSeen(n.Name); !at.IsZero() && !at.Before(n.LastSeen) {
 		return at, skew
 	}
 	return n.LastSeen, n.Skew

@@ -271,7 +271,7 @@ func (s *Service) RenewCertificate(ctx context.Context, req *v1.RenewCertificate
 			return errs.New(errs.Conflict, "the identity was changed meanwhile")
 		}
 		// Counted from what the agent has shown, so that a renewal whose answer was lost may be repeated.
-		n.JoinCounter = n.KnownCounter + 1
+		n.JoinCounter = max(n.KnownCounter, 1) + 1
 		n.Serial, n.NotAfter = issued.Serial, issued.NotAfter
 		return nil
 	})
