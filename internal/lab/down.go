@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/api/types/filters"
@@ -114,8 +115,7 @@ func (l *Lab) removeContainers(ctx context.Context) error {
 	group.SetLimit(parallel)
 	for _, c := range found {
 		group.Go(func() error {
-			err := l.engine.ContainerRemove(ctx, c.ID, container.RemoveOptions{Force: true, RemoveVolumes: true})
-			return errs.Wrap("remove a container", ignoreNotFound(err))
+			return errs.Wrap("remove a container", l.removeContainer(ctx, c.ID))
 		})
 	}
 	err = group.Wait()
@@ -123,6 +123,19 @@ func (l *Lab) removeContainers(ctx context.Context) error {
 		vm.setPid(0)
 	}
 	return err
+}
+
+// removeContainer removes a container whatever its state. A former attempt may still be under way in the engine.
+func (l *Lab) removeContainer(ctx context.Context, id string) error {
+	const attempts = 5
+	for try := 1; ; try++ {
+		err := l.engine.ContainerRemove(ctx, id, container.RemoveOptions{Force: true, RemoveVolumes: true})
+		if err = ignoreNotFound(err); err == nil || try == attempts || ctx.Err() != nil {
+			return err
+		}
+		l.log.Warn("removing a container failed, trying again", "container", id, "error", err)
+		time.Sleep(time.Second)
+	}
 }
 
 // cutCables lists the cards of a host whose cable is out.

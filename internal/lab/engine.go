@@ -103,9 +103,10 @@ func (l *Lab) startEngine(ctx context.Context) (*client.Client, error) {
 		return nil, errs.Wrap("start the engine", err)
 	}
 	defer log.Close()
-	// Without these five options the engine would set rules, sysctls and a bridge on the machine.
+	// Without the first four options the engine would set rules, sysctls and a bridge on the machine; with live-restore the
+	// VMs outlive a crash of the engine.
 	cmd := exec.Command("dockerd", "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--bridge=none",
-		"--userland-proxy=false", "--data-root", dataRoot, "--exec-root", engineExec, "--pidfile", enginePidfile,
+		"--userland-proxy=false", "--live-restore", "--data-root", dataRoot, "--exec-root", engineExec, "--pidfile", enginePidfile,
 		"-H", "unix://"+engineSocket)
 	cmd.Env = hostEnv()
 	cmd.Stdout, cmd.Stderr = log, log
