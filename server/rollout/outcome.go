@@ -129,7 +129,7 @@ func (x *run) widened(ctx context.Context, w *work, changes int, degraded *v1.Ph
 		n.State, n.WidenDigest = v1.NodeRolloutState_NODE_ROLLOUT_STATE_WIDENED, w.ref.Digest
 		n.Changes += uint32(changes)
 		if degraded != nil {
-			n.State, n.Error = v1.NodeRolloutState_NODE_ROLLOUT_STATE_DEGRADED, errorFrom(degraded.GetError())
+			n.Error = errorFrom(degraded.GetError()) // it is shown as degraded when pass 2 is done too
 			n.Degraded = "services failed: " + clip(degraded.GetError().GetMessage())
 			n.Message = n.Degraded
 		}
