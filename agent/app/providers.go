@@ -11,6 +11,7 @@ import (
 	"github.com/infractl/infractl/agent/provider/firewall"
 	"github.com/infractl/infractl/agent/provider/sshd"
 	"github.com/infractl/infractl/agent/provider/system"
+	"github.com/infractl/infractl/agent/provider/timesync"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
@@ -40,6 +41,8 @@ func NewProviders(h *host.Host, log hclog.Logger) *Providers {
 		Bound: []provider.Bound{
 			provider.Bind(system.New(system.Config{Host: h, Log: log.Named("system")}),
 				func(s *v1.HostSpec) (*v1.SystemSpec, bool) { return s.GetSystem(), s.GetSystem() != nil }, system.Stages()...),
+			provider.Bind(timesync.New(timesync.Config{Host: h, Log: log.Named("time")}),
+				func(s *v1.HostSpec) (*v1.TimeSpec, bool) { return s.GetTime(), s.GetTime() != nil }, timesync.Stages()...),
 			provider.Bind(accounts.New(accounts.Config{Host: h, Log: log.Named("accounts")}),
 				func(s *v1.HostSpec) (*v1.AccountsSpec, bool) { return s.GetAccounts(), s.GetAccounts() != nil }, accounts.Stages()...),
 			provider.Bind(fw,

@@ -14,7 +14,7 @@ func (r *Reader) dockerVersion(ctx context.Context) string {
 	if !r.cfg.Host.Exists(r.cfg.DockerSocket) {
 		return ""
 	}
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer

@@ -47,6 +47,13 @@ type journal struct {
 // keepKnown is how long after NotAfter an id is still remembered: clocks differ.
 const keepKnown = 10 * time.Minute
 
+const (
+	// maxKnown bounds how long an id is remembered, whatever NotAfter says.
+	maxKnown = 30 * 24 * time.Hour
+	// maxEntries bounds the journal.
+	maxEntries = 4096
+)
+
 // validID reports whether an id is fit to name a file.
 func validID(id string) bool {
 	ok, err := regexp.MatchString(`^[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}$`, id)
@@ -93,6 +100,9 @@ func (j *journal) accept(e *entry) (have entry, known bool, err error) {
 	if old := j.entries[e.ID]; old != nil {
 		return *old, true, nil
 	}
+	if len(j.entries) >= maxEntries {
+		return *e, false, errs.New(errs.Exhausted, "the task journal holds %d tasks already", maxEntries)
+	}
 	if err := j.write(e); err != nil {
 		return *e, false, err
 	}
@@ -133,12 +143,13 @@ func (j *journal) acknowledge(id string) {
 	}
 }
 
-// prune forgets acknowledged tasks that could not be started any more even if they came again.
+// prune forgets acknowledged tasks that could not be started any more even if they came again, and whatever is very old.
 func (j *journal) prune(now time.Time) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	for id, e := range j.entries {
-		if !e.Acknowledged || now.Before(e.NotAfter.Add(keepKnown)) {
+		old := now.After(e.Accepted.Add(maxKnown))
+		if !old && (!e.Acknowledged || now.Before(e.NotAfter.Add(keepKnown))) || e.Result == nil {
 			continue
 		}
 		if err := j.host.Remove(path.Join(j.dir, id+".json")); err != nil {

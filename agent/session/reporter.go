@@ -19,33 +19,42 @@ type reporter struct {
 	read  func(context.Context) *v1.HostFacts
 	state func() *v1.HostState
 
-	mu    sync.Mutex
-	facts *v1.HostFacts
-	taken time.Time
-	// Of the present session:
-	sequence   uint64
-	sent       map[string][sha256.Size]byte
+	mu         sync.Mutex
+	facts      *v1.HostFacts
+	taken      time.Time
 	readingNow bool
+	readAgain  bool
+	// Of the present session:
+	sequence uint64
+	sent     map[string][sha256.Size]byte
 }
 
 // refresh reads the facts again if they are older than limit. It reports whether they were read.
 func (r *reporter) refresh(ctx context.Context, limit time.Duration) bool {
 	r.mu.Lock()
 	if r.readingNow || (r.facts != nil && time.Since(r.taken) < limit) {
+		r.readAgain = r.readAgain || limit == 0 // what is being read may be older than the change
 		r.mu.Unlock()
 		return false
 	}
 	r.readingNow = true
 	r.mu.Unlock()
-	facts := r.read(ctx)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.readingNow = false
-	if ctx.Err() != nil {
-		return false // it was cut short and may have gaps
+	for {
+		facts := r.read(ctx)
+		r.mu.Lock()
+		if ctx.Err() != nil { // it was cut short and may have gaps
+			r.readingNow, r.taken = false, time.Time{}
+			r.mu.Unlock()
+			return false
+		}
+		r.facts, r.taken = facts, time.Now()
+		again := r.readAgain
+		r.readAgain, r.readingNow = false, again
+		r.mu.Unlock()
+		if !again {
+			return true
+		}
 	}
-	r.facts, r.taken = facts, time.Now()
-	return true
 }
 
 // restart makes the next report the first of a session: with all parts.

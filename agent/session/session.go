@@ -234,7 +234,7 @@ func (s *Session) once(ctx context.Context, try int) (welcomed bool, err error) 
 	err = l.run(ctx, fingerprint)
 	if l.welcomed {
 		s.gauges.up.Set(0)
-		return true, s.judge(err, list)
+		return true, errs.Wrap("session ended", errs.FromGRPC(s.judge(err, list)))
 	}
 	if err := s.judge(err, list); errors.As(err, new(*RevokedError)) {
 		return false, err
