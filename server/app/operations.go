@@ -5,54 +5,42 @@ import (
 
 	"google.golang.org/grpc"
 
-	"github.com/infractl/infractl/internal/errs"
-	v1 "github.com/infractl/infractl/proto/infractl/v1"
+	"github.com/infractl/infractl/server/api"
 	"github.com/infractl/infractl/server/fleet"
 	"github.com/infractl/infractl/server/revision"
+	"github.com/infractl/infractl/server/rollout"
 	"github.com/infractl/infractl/server/session"
 )
 
-// operations is the part of the server that knows site revisions.
+// operations is the part of the server that knows site revisions and rollouts.
 type operations struct {
-	app       *App
+	cfg       Config
 	revisions *revision.Revisions
+	rollouts  *rollout.Rollouts
+	api       *api.API
 }
 
 func newOperations(a *App) *operations {
-	return &operations{app: a, revisions: revision.New(revision.Config{Records: a.store, Nodes: a.fleet, Clock: a.cfg.Clock})}
+	o := &operations{cfg: a.cfg}
+	o.revisions = revision.New(revision.Config{Records: a.store, Nodes: a.fleet, Clock: a.cfg.Clock})
+	o.rollouts = rollout.New(rollout.Config{Store: a.store, Fleet: a.fleet, Hub: a.hub,
+		Revisions: rollout.FromRevisions(o.revisions), Clock: a.cfg.Clock, Log: a.cfg.Log.Named("rollout")})
+	o.api = api.New(api.Config{Revisions: o.revisions, Rollouts: o.rollouts, Hub: a.hub, Fleet: a.fleet, Audit: a.store,
+		Clock: a.cfg.Clock, Log: a.cfg.Log.Named("api")})
+	return o
 }
 
 func (o *operations) site() fleet.Site {
-	if o.app.cfg.site != nil {
-		return o.app.cfg.site
+	if o.cfg.site != nil {
+		return o.cfg.site
 	}
-	return siteView{o.revisions}
+	return api.SiteInfo{Revisions: o.revisions, Rollouts: o.rollouts}
 }
 
-func (o *operations) confirmer() session.Confirmer { return noCommits{} }
+func (o *operations) confirmer() session.Confirmer { return o.rollouts }
 
-func (o *operations) register(grpc.ServiceRegistrar) {}
+func (o *operations) register(s grpc.ServiceRegistrar) { o.api.Register(s) }
 
-func (o *operations) run(func(string, func(context.Context) error)) {}
-
-// siteView is what identities need to know of site and rollouts.
-type siteView struct{ revisions *revision.Revisions }
-
-// Wanted implements fleet.Site.
-func (s siteView) Wanted(ctx context.Context) ([]fleet.Wanted, bool, error) {
-	return s.revisions.Wanted(ctx)
-}
-
-// Status implements fleet.Site.
-func (s siteView) Status(ctx context.Context) (fleet.SiteStatus, error) {
-	current, err := s.revisions.Current(ctx)
-	return fleet.SiteStatus{Revision: current}, err
-}
-
-// noCommits refuses every commit: this server has started none.
-type noCommits struct{}
-
-// Confirm implements session.Confirmer.
-func (noCommits) Confirm(context.Context, string, *v1.ConfirmRequest) (*v1.ConfirmResponse, error) {
-	return nil, errs.New(errs.NotFound, "this server knows no commits")
+func (o *operations) run(start func(string, func(context.Context) error)) {
+	start("rollouts", o.rollouts.Run)
 }
