@@ -87,6 +87,7 @@ func newBench(t *testing.T, legacy bool, rules string, before ...provider.Wish[*
 		b.rules[f] = mustRun(t, inside(run.ns, run.program(f.save()))...)
 	}
 	b.suite = providertest.Suite[*v1.FirewallSpec]{
+		MaxFaults: 5, // the first bench tries every call; the others differ from it in their rules, not in their calls
 		New: func(t *testing.T, f *providertest.Faults) providertest.Env[*v1.FirewallSpec] {
 			h, root, run := b.machine(t, f)
 			if _, err := h.Restore(b.files); err != nil {
@@ -154,6 +155,7 @@ func TestConformsOnADockerHost(t *testing.T) {
 	t.Run("nothing of ours before", func(t *testing.T) {
 		t.Parallel()
 		b := newBench(t, false, dockerRules)
+		b.suite.MaxFaults = 0
 		b.step("widening", widened)
 		providertest.Run(t, b.suite)
 	})

@@ -22,6 +22,10 @@ import (
 //	go test ./agent/provider/firewall -run TestRandomEdits -rapid.checks=500 -timeout 30m
 func TestMain(m *testing.M) {
 	flag.Parse()
+	if err := flag.Set("rapid.nofailfile", "true"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(2)
+	}
 	chosen := false
 	flag.Visit(func(f *flag.Flag) { chosen = chosen || f.Name == "rapid.checks" })
 	if !chosen {

@@ -236,8 +236,11 @@ func check(wants []want) error {
 		go func() {
 			defer wg.Done()
 			got, err := probe(w.ns, w.from, w.to, w.port, w.outcome)
-			if err != nil || got != w.outcome {
-				errs[i] = fmt.Errorf("%s to %s port %d: %s, want %s (%s) %w", w.from, w.to, w.port, got, w.outcome, w.why, err)
+			switch {
+			case err != nil:
+				errs[i] = fmt.Errorf("%s to %s port %d: %w", w.from, w.to, w.port, err)
+			case got != w.outcome:
+				errs[i] = fmt.Errorf("%s to %s port %d: %s, want %s (%s)", w.from, w.to, w.port, got, w.outcome, w.why)
 			}
 		}()
 	}

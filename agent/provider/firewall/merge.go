@@ -86,7 +86,7 @@ func narrow(old, wanted RuleSet, laggards []string) RuleSet {
 }
 
 // standsFor reports whether an old accept must stay for a laggard: it names it, or, when it names nobody (first boot), its
-// other end has the laggard's address.
+// other end is the laggard's very address. A network that names nobody waits for nobody.
 func standsFor(a Accept, laggards []string, at map[string][]string, side func(Accept) [][]string) bool {
 	for _, peer := range laggards {
 		if slices.Contains(a.Peers, peer) {
@@ -96,7 +96,7 @@ func standsFor(a Accept, laggards []string, at map[string][]string, side func(Ac
 			continue
 		}
 		for _, list := range side(a) {
-			if overlap(list, at[peer]) {
+			if slices.ContainsFunc(list, func(p string) bool { return isHost(p) && slices.Contains(at[peer], p) }) {
 				return true
 			}
 		}
@@ -137,17 +137,4 @@ func addressesOf(peer string, rs RuleSet) []string {
 func isHost(s string) bool {
 	p, err := netip.ParsePrefix(s)
 	return err == nil && p.IsSingleIP()
-}
-
-func overlap(a, b []string) bool {
-	for _, x := range a {
-		for _, y := range b {
-			px, errX := netip.ParsePrefix(x)
-			py, errY := netip.ParsePrefix(y)
-			if errX == nil && errY == nil && px.Overlaps(py) {
-				return true
-			}
-		}
-	}
-	return false
 }

@@ -94,22 +94,21 @@ func (p *Provider) Plan(ctx context.Context, wish provider.Wish[*v1.FirewallSpec
 // changes are the flows that come and go; where the kernel does not hold what was kept, the lines of the kernel itself.
 func (p *Provider) changes(old, want RuleSet, present map[family]kernel) ([]*v1.Change, error) {
 	var drift []*v1.Change
-	inSync, asKept := true, true
+	asKept := true
 	for _, f := range []family{v4, v6} {
 		wanted, err := render(want, f, p.flaw)
 		if err != nil {
 			return nil, err
+		}
+		lines := present[f].differences(wanted)
+		if len(lines) == 0 {
+			continue
 		}
 		kept, err := render(old, f, p.flaw)
 		if err != nil {
 			return nil, err
 		}
 		asKept = asKept && present[f].same(kept)
-		lines := present[f].differences(wanted)
-		if len(lines) == 0 {
-			continue
-		}
-		inSync = false
 		c := change("chains of "+f.String(), v1.ChangeAction_CHANGE_ACTION_UPDATE)
 		for _, line := range lines {
 			if text, ok := strings.CutPrefix(line, "- "); ok {
@@ -120,10 +119,7 @@ func (p *Provider) changes(old, want RuleSet, present map[family]kernel) ([]*v1.
 		}
 		drift = append(drift, c)
 	}
-	if inSync {
-		return nil, nil
-	}
-	if !asKept {
+	if len(drift) == 0 || !asKept {
 		return drift, nil
 	}
 	var list []*v1.Change
