@@ -62,7 +62,7 @@ func pendingEnrolments(ctx context.Context, conn *grpc.ClientConn) ([]string, er
 	list, err := v1.NewNodeServiceClient(conn).ListNodes(ctx, &v1.ListNodesRequest{})
 	var ids []string
 	for _, n := range list.GetNodes() {
-		if n.GetState() == v1.NodeState_NODE_STATE_PENDING {
+		if n.GetState() == v1.NodeState_NODE_STATE_PENDING || n.GetState() == v1.NodeState_NODE_STATE_QUARANTINED && n.GetEnrolmentId() != "" {
 			ids = append(ids, output.Line(n.GetEnrolmentId())+"\tasks to be "+output.Line(n.GetName()))
 		}
 	}

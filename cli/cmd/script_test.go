@@ -2,6 +2,7 @@ package cmd_test
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"flag"
 	"os"
@@ -73,6 +74,7 @@ func setUp(env *testscript.Env) error {
 		if err := os.WriteFile(filepath.Join(env.WorkDir, name), content, 0o644); err != nil {
 			return err
 		}
+		f.set(name, base64.StdEncoding.EncodeToString(content))
 	}
 	env.Setenv("NOW", fakeNow().Format(time.RFC3339))
 	env.Setenv("TZ", "UTC")

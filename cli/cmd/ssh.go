@@ -170,7 +170,8 @@ func buildSSH(places []netip.AddrPort, knownHosts string, command []string, o ss
 	options := []string{"-F", "none", "-o", "UserKnownHostsFile=" + optionValue(knownHosts), "-o", "GlobalKnownHostsFile=none",
 		"-o", "StrictHostKeyChecking=yes", "-o", "UpdateHostKeys=no", "-o", "ConnectTimeout=10", "-l", o.user}
 	if o.identity != "" {
-		options = append(options, "-i", o.identity, "-o", "IdentitiesOnly=yes")
+		// -i looks for the file under its name with the % doubled.
+		options = append(options, "-o", "IdentityFile="+optionValue(o.identity), "-o", "IdentitiesOnly=yes")
 	}
 	target := places[len(places)-1]
 	argv := append([]string{"ssh"}, options...)
@@ -187,20 +188,20 @@ func buildSSH(places []netip.AddrPort, knownHosts string, command []string, o ss
 	return argv
 }
 
-// optionValue writes a path as the value of an OpenSSH option that takes several: spaces part them and % is special.
+// optionValue writes a path as the value of an OpenSSH option: spaces part values and % is special.
 func optionValue(path string) string {
 	return `"` + strings.ReplaceAll(path, "%", "%%") + `"`
 }
 
 func port(a netip.AddrPort) string { return strconv.Itoa(int(a.Port())) }
 
-// quoteAll quotes for the shell that OpenSSH gives a ProxyCommand to; % is special to OpenSSH itself.
+// quoteAll quotes for the shell that OpenSSH gives a ProxyCommand to, after "exec"; % is special to OpenSSH itself.
 func quoteAll(argv []string) string {
 	quoted := make([]string, len(argv))
 	for i, arg := range argv {
 		quoted[i] = "'" + strings.ReplaceAll(strings.ReplaceAll(arg, "'", `'\''`), "%", "%%") + "'"
 	}
-	return "exec " + strings.Join(quoted, " ")
+	return strings.Join(quoted, " ")
 }
 
 // execProgram replaces this process, so that the terminal, signals and the exit code are the program's own.
