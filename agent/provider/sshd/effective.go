@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/infractl/infractl/agent/host"
 	"github.com/infractl/infractl/internal/errs"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
@@ -43,21 +44,52 @@ func (e effective) knows(key string) bool { return len(e[key]) > 0 }
 
 // effective asks sshd what a configuration file amounts to.
 func (p *Provider) effective(ctx context.Context, file string, args ...string) (effective, error) {
+	argv := append([]string{"/usr/sbin/sshd", "-T"}, args...)
+	if file != mainFile {
+		argv = append(argv, "-f", file)
+	}
+	return p.ask(ctx, host.Cmd{Argv: argv})
+}
+
+func (p *Provider) ask(ctx context.Context, cmd host.Cmd) (effective, error) {
 	// A service that is not running takes its folder with it, and then sshd refuses to say anything.
 	if !p.host.Exists(privsepDir) {
 		if err := p.host.Mkdir(privsepDir, 0o755); err != nil {
 			return nil, err
 		}
 	}
-	argv := append([]string{"/usr/sbin/sshd", "-T"}, args...)
-	if file != mainFile {
-		argv = append(argv, "-f", file)
-	}
-	out, err := p.host.Run(ctx, argv...)
+	out, err := p.host.RunCmd(ctx, cmd)
 	if err != nil {
 		return nil, errs.Wrap("ask sshd for its configuration", err)
 	}
 	return parseEffective(out.Stdout), nil
+}
+
+// effectiveOfOthers is for a host on which sshd refuses its files. It asks what they amount to without our drop-in, which is
+// about to be written anew. Where they are refused then too, the fault is not ours to mend.
+func (p *Provider) effectiveOfOthers(ctx context.Context, refused error) (effective, error) {
+	if ctx.Err() != nil {
+		return nil, refused
+	}
+	files, _, err := p.foreignFiles()
+	if err != nil {
+		return nil, err
+	}
+	text, last := "", ""
+	for _, f := range files {
+		if f.Path == mainFile {
+			last = withoutIncludes(string(f.Data))
+		} else {
+			text += `Include "` + f.Path + "\"\n"
+		}
+	}
+	text += last
+	now, err := p.ask(ctx, host.Cmd{Argv: []string{"/usr/sbin/sshd", "-T", "-f", "/dev/stdin"}, Stdin: []byte(text)})
+	if err != nil {
+		return nil, errs.New(errs.Precondition, "sshd refuses its own files: %w", refused).At("/etc/ssh").
+			WithHint("sshd -t names the line; mend or remove that file")
+	}
+	return now, nil
 }
 
 // effectiveFor asks what holds for one user who comes from where users come from.

@@ -48,6 +48,13 @@ func (m *fakeMachine) Run(_ context.Context, cmd host.Cmd) (host.Output, error) 
 				user = strings.TrimPrefix(strings.Split(argv[i+1], ",")[0], "user=")
 			}
 		}
+		if file == "/dev/stdin" {
+			file = "/proc/stdin"
+			if err := os.WriteFile(m.root+file, cmd.Stdin, 0o644); err != nil {
+				return host.Output{}, err
+			}
+			defer os.Remove(m.root + file)
+		}
 		out, err := m.evaluate(file, user)
 		return host.Output{Stdout: []byte(out)}, err
 	case "ssh":
@@ -209,7 +216,7 @@ func (m *fakeMachine) read(file, user string, values, matched map[string][]strin
 				into = matched
 			}
 		case key == "include":
-			files, _ := filepath.Glob(m.root + rest)
+			files, _ := filepath.Glob(m.root + strings.Trim(rest, `"`))
 			for _, f := range files {
 				if err := m.read(strings.TrimPrefix(f, m.root), user, values, matched); err != nil {
 					return err

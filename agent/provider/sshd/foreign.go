@@ -87,6 +87,17 @@ func managed(text string) string {
 	return includeNote + includeLine + "\n" + b.String()
 }
 
+// withoutIncludes is a main file that leaves the folder of our drop-in out.
+func withoutIncludes(text string) string {
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		if key, rest := keyword(line); key != "include" || !includesDropIns(rest) {
+			b.WriteString(line)
+		}
+	}
+	return b.String()
+}
+
 // hasMatch reports whether a file treats some connections differently.
 func hasMatch(text string) bool {
 	for line := range strings.Lines(text) {

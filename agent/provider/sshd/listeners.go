@@ -14,8 +14,12 @@ import (
 	"github.com/infractl/infractl/internal/errs"
 )
 
-// pause is the time between two looks at the sockets.
-const pause = 50 * time.Millisecond
+const (
+	// pause is the time between two looks at the sockets.
+	pause = 50 * time.Millisecond
+	// bannerWait is how long an SSH server may take to say what it is.
+	bannerWait = 3 * time.Second
+)
 
 type listener = netip.AddrPort
 
@@ -188,7 +192,7 @@ func (p *Provider) banner(ctx context.Context, l listener) error {
 		addr = netip.IPv6Loopback()
 	}
 	target := netip.AddrPortFrom(addr, l.Port()).String()
-	ctx, cancel := context.WithTimeout(ctx, p.wait)
+	ctx, cancel := context.WithTimeout(ctx, bannerWait)
 	defer cancel()
 	conn, err := p.dial.DialContext(ctx, "tcp", target)
 	if err != nil {

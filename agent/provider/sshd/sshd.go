@@ -86,7 +86,7 @@ func New(cfg Config) *Provider {
 		cfg.Log = hclog.NewNullLogger()
 	}
 	if cfg.Dialer == nil {
-		cfg.Dialer = &net.Dialer{Timeout: 3 * time.Second}
+		cfg.Dialer = &net.Dialer{}
 	}
 	if cfg.LocalAddresses == nil {
 		cfg.LocalAddresses = interfaceAddresses

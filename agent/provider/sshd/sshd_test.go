@@ -73,6 +73,7 @@ func drifts() []providertest.Drift[*v1.SshdSpec] {
 			// the line stays, commented out: so the main file is not what it was, and only the drop-in can be compared
 			edit("/etc/ssh/sshd_config.d/00-infractl.conf", "Port 2222\n")(t, e)
 		}},
+		{Name: "drop-in broken", Do: edit(dropIn, "broken\n")},
 		{Name: "unit's drop-in removed", Do: func(t *testing.T, e env) { must(t, os.Remove(e.Root+unitDropIn)) }},
 		{Name: "sysctl set back", Do: func(t *testing.T, e env) {
 			write(t, e.Root+sysctlPath("net.ipv4.ip_nonlocal_bind"), "0\n")
@@ -106,6 +107,7 @@ func refusals() []providertest.Refusal[*v1.SshdSpec] {
 		{Name: "prefix that is none", Code: errs.Invalid, Wish: with(func(s *v1.SshdSpec) { s.AllowFrom = []string{"10.0.0.0/99"} })},
 		{Name: "sshd not installed", Code: errs.Precondition, Wish: at(provider.Widening, spec(202)), Prepare: remove("/usr/sbin/sshd")},
 		{Name: "no host key", Code: errs.Precondition, Wish: at(provider.Widening, spec(202)), Prepare: remove("/etc/ssh/ssh_host_ed25519_key")},
+		{Name: "file of others broken", Code: errs.Precondition, Wish: at(provider.Widening, spec(202)), Prepare: add("broken\n")},
 		{Name: "user denied elsewhere", Code: errs.Precondition, Wish: at(provider.Widening, spec(202)), Prepare: add("DenyUsers oper*\n")},
 		{Name: "match block that opens again", Code: errs.Precondition, Wish: at(provider.Narrowing, spec(202)),
 			Prepare: add("Match User developer\nPermitRootLogin yes\n")},
@@ -231,6 +233,17 @@ func TestBrokenNeighbourStopsBeforeAnythingChanges(t *testing.T) {
 	if _, err := os.Lstat(m.root + dropIn); err == nil {
 		t.Error("the drop-in is there")
 	}
+}
+
+func TestBrokenDropInIsMendedWhileWidening(t *testing.T) {
+	m := newMachine(t, false, distribution)
+	p := m.provider(&providertest.Faults{})
+	w := spec(202, "10.0.10.4")
+	applied(t, p, at(provider.Widening, w))
+	applied(t, p, at(provider.Narrowing, w))
+	write(t, m.root+dropIn, "broken\n")
+	applied(t, p, at(provider.Widening, w))
+	golden(t, "narrowed.conf", read(t, m.root+dropIn))
 }
 
 func TestNoOpPlanRunsOneProcess(t *testing.T) {

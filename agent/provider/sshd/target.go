@@ -58,13 +58,23 @@ func (p *Provider) target(ctx context.Context, w wish) (target, error) {
 	if !p.host.Exists("/usr/sbin/sshd") {
 		return t, errs.New(errs.Precondition, "the SSH server is not installed").WithHint("apt-get install openssh-server")
 	}
+	broken := false
 	if t.effective, err = p.effective(ctx, mainFile); err != nil {
-		return t, err
+		if t.effective, err = p.effectiveOfOthers(ctx, err); err != nil {
+			return t, err
+		}
+		broken = true
 	}
 	if t.units, err = p.units(ctx); err != nil {
 		return t, err
 	}
-	if t.before, err = p.listenersBefore(t); err != nil {
+	if broken {
+		// What sshd runs with is lost, but for its sockets: those stay while widening, all else becomes narrow.
+		t.before, err = p.listening(ctx)
+	} else {
+		t.before, err = p.listenersBefore(t)
+	}
+	if err != nil {
 		return t, err
 	}
 	keepOld := w.Stage == provider.Widening || slices.ContainsFunc(w.Laggards, func(node string) bool {
@@ -76,7 +86,7 @@ func (p *Provider) target(ctx context.Context, w wish) (target, error) {
 		t.listeners = combine(wanted, t.before)
 		old = without(t.listeners, wanted)
 	}
-	if err := p.build(ctx, &t, w, old); err != nil {
+	if err := p.build(ctx, &t, w, old, broken); err != nil {
 		return t, err
 	}
 	if t.missing, t.left, err = p.differing(t.listeners, t.closing()); err != nil {
@@ -104,12 +114,12 @@ func (p *Provider) listenersBefore(t target) ([]listener, error) {
 }
 
 // build fills in the files.
-func (p *Provider) build(ctx context.Context, t *target, w wish, old []listener) error {
+func (p *Provider) build(ctx context.Context, t *target, w wish, old []listener, broken bool) error {
 	known, err := p.algorithms(ctx, t.effective)
 	if err != nil {
 		return err
 	}
-	in := inputs{spec: w.Spec, widening: w.Stage == provider.Widening, now: t.effective, listeners: t.listeners, old: old, known: known}
+	in := inputs{spec: w.Spec, widening: w.Stage == provider.Widening && !broken, now: t.effective, listeners: t.listeners, old: old, known: known}
 	if in.hostKeys, err = p.hostKeys(); err != nil {
 		return err
 	}
