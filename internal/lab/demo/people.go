@@ -31,6 +31,10 @@ func (s *Site) SSHKey() string { return s.file("operator", "id_ed25519") }
 
 // writeFiles writes the operator's SSH key, the site file, the overlay with that key, and the env file.
 func (s *Site) writeFiles() error {
+	// What an earlier lab left belongs to another authority.
+	if err := os.RemoveAll(s.ConfigDir()); err != nil {
+		return errs.Wrap("prepare the lab's folder", err)
+	}
 	for _, dir := range []string{s.ConfigDir(), s.file("site"), s.file("bin")} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return errs.Wrap("prepare the lab's folder", err)
