@@ -25,7 +25,7 @@ type drive struct {
 	mu      sync.Mutex
 	rec     commitRecord
 	changed chan struct{} // closed and replaced at each change
-	// closed is the last that witnesses saw, by need, for messages.
+	// closed is the last that witnesses saw of ways that did not open, by need. A witness that did not answer saw nothing.
 	closed map[string]string
 }
 
@@ -93,19 +93,29 @@ func (d *drive) run() {
 // look makes one witness look until it sees its way open.
 func (d *drive) look(ctx context.Context, n need) {
 	for try := 0; ; try++ {
-		open, detail := d.r.probe(ctx, n, try, d.deadline)
+		open, saw, detail := d.r.probe(ctx, n, try, d.deadline)
 		if open {
 			d.put(ctx, map[string]report{n.ID: {By: n.From, Detail: detail, Time: d.r.cfg.Clock.Now().UTC()}})
 			return
 		}
 		d.mu.Lock()
-		d.closed[n.ID] = detail
+		if saw {
+			d.closed[n.ID] = detail
+		}
 		done := decided(&d.rec) != nil
 		d.mu.Unlock()
 		if done || !pause(ctx, d.r.times.ProbeRetry) {
 			return
 		}
 	}
+}
+
+// sawClosed returns what the witness of a need last saw of a way that did not open; ok is false when it saw nothing.
+func (d *drive) sawClosed(need string) (detail string, ok bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	detail, ok = d.closed[need]
+	return detail, ok
 }
 
 // ask asks the operators that watch, again and again until one has reported.
@@ -191,8 +201,8 @@ func (d *drive) wait(ctx context.Context, most time.Duration) (*v1.ConfirmRespon
 	}
 }
 
-// probe makes a witness open one way, once.
-func (r *Rollouts) probe(ctx context.Context, n need, try int, notAfter time.Time) (open bool, detail string) {
+// probe makes a witness open one way, once. saw says that it did look, whatever it found.
+func (r *Rollouts) probe(ctx context.Context, n need, try int, notAfter time.Time) (open, saw bool, detail string) {
 	timeout := min(r.times.ProbeTimeout, until(notAfter))
 	ctx, cancel := context.WithTimeout(ctx, timeout+2*time.Second)
 	defer cancel()
@@ -202,17 +212,17 @@ func (r *Rollouts) probe(ctx context.Context, n need, try int, notAfter time.Tim
 	}
 	res, err := r.cfg.Hub.Do(ctx, n.From, task, nil)
 	if err != nil {
-		return false, clip(err.Error())
+		return false, false, clip(err.Error())
 	}
 	if e := res.GetError(); e != nil {
-		return false, clip(e.GetMessage())
+		return false, false, clip(e.GetMessage())
 	}
 	for _, o := range res.GetProbe().GetObservations() {
 		if o.GetId() == n.ID {
-			return opened(n.Kind, o.GetOutcome()), clip(outcomeWord(o.GetOutcome()) + " " + o.GetDetail())
+			return opened(n.Kind, o.GetOutcome()), o.GetOutcome() != 0, clip(outcomeWord(o.GetOutcome()) + " " + o.GetDetail())
 		}
 	}
-	return false, "the witness did not report"
+	return false, false, "the witness did not report"
 }
 
 // opened reports whether what a probe saw proves the way. For a mere connection a refusal does too.

@@ -300,17 +300,27 @@ func (r *Rollouts) review(ctx context.Context, rec *commitRecord, asked *drive) 
 		if len(again) == 0 {
 			return blame{why: "the confirmation did not reach the agent in time"}
 		}
-		asked.mu.Lock()
-		why = fmt.Sprintf("a way did not open: %s (%s saw: %s)", again[0].Reason, again[0].From, asked.closed[again[0].ID])
-		asked.mu.Unlock()
+		for _, n := range again {
+			saw, ok := asked.sawClosed(n.ID)
+			if !ok {
+				// Overload is never taken for failure.
+				return blame{why: "the witness " + n.From + " did not look in time"}
+			}
+			why = fmt.Sprintf("a way did not open: %s (%s saw: %s)", n.Reason, n.From, saw)
+		}
 	}
+	return r.lookAgain(ctx, again, why)
+}
+
+// lookAgain tells failure from what was closed anyway: what opens now was closed by the commit.
+func (r *Rollouts) lookAgain(ctx context.Context, again []need, why string) blame {
 	for _, n := range again {
 		open := false
 		for try := 0; try < max(reviewTries, len(n.Ports)) && !open; try++ {
 			if try > 0 && !pause(ctx, r.times.ProbeRetry) {
 				break
 			}
-			open, _ = r.probe(ctx, n, try, time.Now().Add(r.times.ProbeTimeout))
+			open, _, _ = r.probe(ctx, n, try, time.Now().Add(r.times.ProbeTimeout))
 		}
 		if !open {
 			return blame{why: why + "; and it is still closed after the revert"}
