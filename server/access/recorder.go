@@ -37,6 +37,13 @@ const (
 	ReasonSocketPeer Reason = "socket_peer"    // a process on the Unix socket that does not run as root
 )
 
+// Reasons lists all reasons.
+func Reasons() []Reason {
+	return []Reason{ReasonHandshake, ReasonExpired, ReasonRevoked, ReasonUnknown, ReasonCaller, ReasonRole, ReasonMethod,
+		ReasonTooLarge, ReasonRate, ReasonMalformed, ReasonToken, ReasonClone, ReasonForeign, ReasonRecovery, ReasonLogin,
+		ReasonSocketPeer}
+}
+
 // Refusals are written to the audit log at this rate at most, so that nobody fills the disk by being refused; the metric
 // counts them all.
 const (
@@ -69,6 +76,9 @@ func NewRecorder(cfg RecorderConfig) *Recorder {
 			Name: "infractl_refused_total", Help: "Connections, calls and messages that were refused, by reason.",
 		}, []string{"reason"}),
 		limit: rate.NewLimiter(auditRate, auditBurst),
+	}
+	for _, reason := range Reasons() { // so that an alert sees the first one as a change
+		r.refused.WithLabelValues(string(reason))
 	}
 	if cfg.Registry != nil {
 		cfg.Registry.MustRegister(r.refused)

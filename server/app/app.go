@@ -255,12 +255,31 @@ func (a *App) socketRefused(uid uint32) {
 		Action: "connect to socket", Result: string(errs.Denied), Message: "only root may use the socket"})
 }
 
-// Close stops everything and closes the store. Agents reconnect by themselves when the server is back.
-func (a *App) Close() error {
-	a.close.Do(func() {
+// stopGrace is how long calls under way may take to end by themselves.
+const stopGrace = 300 * time.Millisecond
+
+// stopServers tells agents that the server stops, lets short calls end, and cuts the rest.
+func (a *App) stopServers() {
+	if a.hub != nil {
+		a.hub.EndAll()
+	}
+	hard := time.AfterFunc(stopGrace, func() {
 		for _, s := range a.servers {
 			s.Stop()
 		}
+	})
+	defer hard.Stop()
+	var stopping sync.WaitGroup
+	for _, s := range a.servers {
+		stopping.Go(s.GracefulStop)
+	}
+	stopping.Wait()
+}
+
+// Close stops everything and closes the store. Agents reconnect by themselves when the server is back.
+func (a *App) Close() error {
+	a.close.Do(func() {
+		a.stopServers()
 		if a.metrics != nil {
 			_ = a.metrics.Close()
 		}

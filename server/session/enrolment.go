@@ -78,7 +78,7 @@ func (e *Enrolment) Enrol(ctx context.Context, in *v1.EnrolRequest) (*v1.EnrolRe
 	caller := access.CallerFrom(ctx)
 	if err := e.limits.allow(caller.Address); err != nil {
 		e.refuse(ctx, access.ReasonRate, in.GetNode(), err)
-		return nil, err
+		return nil, retryLater(err, retryRate)
 	}
 	req, err := e.check(in, caller.Address)
 	if err != nil {
@@ -123,6 +123,10 @@ func (e *Enrolment) refusal(ctx context.Context, reason access.Reason, node stri
 
 // enrol does one try. Conflict and Exists mean that somebody else wrote meanwhile: it is tried again from the start.
 func (e *Enrolment) enrol(ctx context.Context, req *request) (*v1.EnrolResponse, error) {
+	if _, err := e.cfg.Fleet.Revoked.Get(ctx, req.keyHash); err == nil {
+		return nil, e.refusal(ctx, access.ReasonRevoked, req.GetNode(), errs.New(errs.Denied, "this machine's key was revoked").
+			WithHint("enrol with a new key"))
+	}
 	tok, err := e.token(ctx, req)
 	if err != nil {
 		return nil, err

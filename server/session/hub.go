@@ -118,6 +118,15 @@ func (h *Hub) Cut(node string) {
 	}
 }
 
+// EndAll ends all live sessions because the server stops; agents come back by themselves.
+func (h *Hub) EndAll() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, c := range h.live {
+		c.end(errs.New(errs.Unavailable, "the server stops"))
+	}
+}
+
 // attach makes c the live session of its node. A former one is ended, and the tasks without a result are sent again.
 func (h *Hub) attach(c *conn) {
 	node := c.info.Node

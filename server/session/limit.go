@@ -5,6 +5,9 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/infractl/infractl/internal/errs"
 )
@@ -25,6 +28,22 @@ func (l *EnrolmentLimits) setDefaults() {
 	if l.Total == 0 {
 		l.Total, l.TotalBurst = 100, 300
 	}
+}
+
+// When a machine is told to come back that called too often, or found the pending lane full.
+const (
+	retryRate = 3 * time.Second
+	retryFull = time.Minute
+)
+
+// retryLater returns err as gRPC sends it, with the time after which to try again; agents add jitter of their own.
+func retryLater(err error, after time.Duration) error {
+	sent := errs.ToGRPC(err)
+	st, derr := status.Convert(sent).WithDetails(&errdetails.RetryInfo{RetryDelay: durationpb.New(after)})
+	if derr != nil {
+		return sent
+	}
+	return st.Err()
 }
 
 // maxAddresses is how many addresses the limiter remembers.

@@ -31,7 +31,7 @@ func (e *Enrolment) wait(ctx context.Context, req *request, known store.Item[fle
 	}
 	if known.Value.ID == "" {
 		if err := e.makeRoom(ctx, now); err != nil {
-			return nil, e.refusal(ctx, access.ReasonRate, name, err)
+			return nil, retryLater(e.refusal(ctx, access.ReasonRate, name, err), retryFull)
 		}
 	}
 	en := e.record(req, known.Value)

@@ -87,7 +87,7 @@ func (n *nonces) use(node string, nonce []byte) bool {
 func (e *Enrolment) Challenge(ctx context.Context, req *v1.ChallengeRequest) (*v1.ChallengeResponse, error) {
 	if err := e.limits.allow(access.CallerFrom(ctx).Address); err != nil {
 		e.refuse(ctx, access.ReasonRate, req.GetNode(), err)
-		return nil, err
+		return nil, retryLater(err, retryRate)
 	}
 	if err := certs.ValidateName("node", req.GetNode()); err != nil {
 		return nil, err
@@ -105,7 +105,7 @@ func RecoverMessage(node string, nonce []byte, counter uint64) []byte {
 func (e *Enrolment) Recover(ctx context.Context, req *v1.RecoverRequest) (*v1.RecoverResponse, error) {
 	if err := e.limits.allow(access.CallerFrom(ctx).Address); err != nil {
 		e.refuse(ctx, access.ReasonRate, req.GetNode(), err)
-		return nil, err
+		return nil, retryLater(err, retryRate)
 	}
 	hash, err := e.proveKey(req)
 	if err != nil {
