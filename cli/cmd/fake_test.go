@@ -51,6 +51,8 @@ type fake struct {
 	socket  string
 	answers string
 	log     string
+	serve   func(net.Listener) *grpc.Server
+	main    *grpc.Server
 
 	mu    sync.Mutex
 	calls map[string]int
@@ -87,12 +89,28 @@ func startFake(dir string) (*fake, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	main := grpc.NewServer(append(mtls.ServerGRPC(mtls.MaxMessage), grpc.Creds(credentials.NewTLS(config)),
-		grpc.UnknownServiceHandler(f.handle))...)
+	f.serve = func(l net.Listener) *grpc.Server {
+		server := grpc.NewServer(append(mtls.ServerGRPC(mtls.MaxMessage), grpc.Creds(credentials.NewTLS(config)),
+			grpc.UnknownServiceHandler(f.handle))...)
+		go server.Serve(l)
+		return server
+	}
+	f.main = f.serve(listener)
 	admin := grpc.NewServer(grpc.UnknownServiceHandler(f.handle))
-	go main.Serve(listener)
 	go admin.Serve(local)
-	return f, func() { main.Stop(); admin.Stop(); os.RemoveAll(short) }, nil
+	return f, func() { f.main.Stop(); admin.Stop(); os.RemoveAll(short) }, nil
+}
+
+// restart stops the server in the middle of whatever it does, and starts it again after a while.
+func (f *fake) restart(after time.Duration) error {
+	f.main.Stop()
+	time.Sleep(after)
+	listener, err := net.Listen("tcp", f.addr)
+	if err != nil {
+		return err
+	}
+	f.main = f.serve(listener)
+	return nil
 }
 
 // logIn makes the folder of an operator who logged in at fakeNow.

@@ -50,6 +50,9 @@ func TestScripts(t *testing.T) {
 		Setup:               setUp,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits, "called": called, "operator": operator, "sshd": sshServer,
+			"restart": func(ts *testscript.TestScript, _ bool, _ []string) {
+				ts.Check(ts.Value(fakeKey{}).(*fake).restart(700 * time.Millisecond))
+			},
 		},
 	})
 }
