@@ -51,7 +51,7 @@ func newRig(t *testing.T) *rig {
 	if r.source.OverlayContent, err = os.ReadFile("../../examples/projetpro/lab.yaml"); err != nil {
 		t.Fatal(err)
 	}
-	r.revisions = revision.New(revision.Config{Records: s, Nodes: f, Clock: clock.System{}})
+	r.revisions = revision.New(revision.Config{Records: s, Nodes: f, AlwaysRead: true, Clock: clock.System{}})
 	loaded, findings, err := r.revisions.Check(r.source)
 	if err != nil || loaded == nil {
 		t.Fatalf("the example is refused: %v, %v", findings, err)

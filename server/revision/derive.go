@@ -31,6 +31,8 @@ type Derived struct {
 	Resources uint64
 	// Specs are by node.
 	Specs map[string]Spec
+
+	wanted []fleet.Wanted
 }
 
 type cacheKey struct{ revision, resources uint64 }
@@ -125,6 +127,7 @@ func derive(s *site.Site, res resources) (*Derived, error) {
 		}
 		d.Specs[node] = Spec{Spec: spec, Content: content, Digest: digest}
 	}
+	d.wanted = wanted(d)
 	return d, nil
 }
 
@@ -149,6 +152,10 @@ func (r *Revisions) Wanted(ctx context.Context) ([]fleet.Wanted, bool, error) {
 	if err != nil {
 		return nil, false, err
 	}
+	return d.wanted, true, nil
+}
+
+func wanted(d *Derived) []fleet.Wanted {
 	out := make([]fleet.Wanted, 0, len(d.Site.Nodes)+len(d.Site.Probes))
 	for i := range d.Site.Nodes {
 		n := &d.Site.Nodes[i]
@@ -160,5 +167,5 @@ func (r *Revisions) Wanted(ctx context.Context) ([]fleet.Wanted, bool, error) {
 		p := &d.Site.Probes[i]
 		out = append(out, fleet.Wanted{Name: p.Name, Role: "probe", Probe: true, Address: p.Address.String()})
 	}
-	return out, true, nil
+	return out
 }

@@ -3,6 +3,7 @@ package revision
 import (
 	"context"
 	"maps"
+	"time"
 
 	"github.com/infractl/infractl/internal/errs"
 	"github.com/infractl/infractl/server/store"
@@ -19,9 +20,32 @@ type resources struct {
 	WitnessKeys map[string]string `json:"witness_keys"`
 }
 
-// resources returns the present resources. It compares the stored ones with what the fleet says now, and stores a new
-// revision of them when a key came, changed or went.
+// How long what was read of the fleet is trusted: a moment at least, and so long that reading costs little of the time. When
+// a whole fleet connects at once, each agent asks what it should be.
+const (
+	trustAtLeast = 200 * time.Millisecond
+	trustFactor  = 20 // times as long as reading took
+)
+
+// resources returns the present resources, at most a moment old.
 func (r *Revisions) resources(ctx context.Context) (resources, error) {
+	r.reading.Lock()
+	defer r.reading.Unlock()
+	now := time.Now()
+	if now.Before(r.trusted) && !r.cfg.AlwaysRead {
+		return r.last, nil
+	}
+	res, err := r.readResources(ctx)
+	if err != nil {
+		return resources{}, err
+	}
+	r.last, r.trusted = res, time.Now().Add(max(trustAtLeast, trustFactor*time.Since(now)))
+	return res, nil
+}
+
+// readResources compares the stored resources with what the fleet says now, and stores a new revision of them when a key
+// came, changed or went.
+func (r *Revisions) readResources(ctx context.Context) (resources, error) {
 	nodes, err := r.cfg.Nodes.Nodes(ctx)
 	if err != nil {
 		return resources{}, errs.Wrap("read witness keys", err)

@@ -53,6 +53,8 @@ type Config struct {
 	Records store.Records
 	Nodes   Nodes
 	Clock   clock.Clock
+	// AlwaysRead makes every derivation read the fleet anew, for tests; otherwise what was read is trusted for a moment.
+	AlwaysRead bool
 	// Load replaces site.Load in tests.
 	Load func(site.Source) (*site.Site, []*v1.Finding)
 }
@@ -66,6 +68,10 @@ type Revisions struct {
 	mu    sync.Mutex
 	sites map[uint64]*site.Site
 	cache map[cacheKey]*Derived
+
+	reading sync.Mutex
+	last    resources
+	trusted time.Time
 }
 
 // record is a stored revision without its files.

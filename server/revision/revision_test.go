@@ -46,7 +46,7 @@ func newRevisions(t *testing.T) (*revision.Revisions, *fleet.Fleet) {
 	t.Helper()
 	s := rollouttest.NewStore()
 	f := fleet.New(s)
-	return revision.New(revision.Config{Records: s, Nodes: f, Clock: clock.NewFake(time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC))}), f
+	return revision.New(revision.Config{Records: s, Nodes: f, AlwaysRead: true, Clock: clock.NewFake(time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC))}), f
 }
 
 func mustAppend(t *testing.T, r *revision.Revisions, src *v1.SiteSource, base uint64) *v1.Revision {

@@ -196,7 +196,7 @@ func (x *run) choose(ctx context.Context, look *lookup, n *nodeRecord, pass v1.P
 // withoutWitness waits for witnesses with a limit that all nodes share; then the pass is made without, once: what needs no
 // commit is done, and the agent stops before the commit.
 func (x *run) withoutWitness(n *nodeRecord, pass v1.Pass, missing string) choice {
-	message := "waits for its witness " + missing
+	message := "waits for " + missing
 	if missing == operatorName {
 		message = "waits for an operator to take the witness's place; keep infractl apply running"
 	}

@@ -91,8 +91,12 @@ type Times struct {
 	Lease time.Duration
 }
 
-// maxAttempts is how often a pass that nobody confirmed is tried in one rollout.
-const maxAttempts = 5
+// maxAttempts is how often a pass that nobody confirmed is tried in one rollout, maxTasks how many tasks a node gets in it:
+// one that comes and goes must not keep a rollout from ending.
+const (
+	maxAttempts = 5
+	maxTasks    = 40
+)
 
 func (t Times) withDefaults() Times {
 	for _, d := range []struct {

@@ -174,7 +174,7 @@ func (x *run) laggards() []string {
 // todo reports whether a node still has the pass before it.
 func (x *run) todo(n *nodeRecord, pass v1.Pass) bool {
 	vn, ok := x.view.Nodes[n.Node]
-	if !ok || n.State == v1.NodeRolloutState_NODE_ROLLOUT_STATE_FAILED || n.Attempts >= maxAttempts {
+	if !ok || n.State == v1.NodeRolloutState_NODE_ROLLOUT_STATE_FAILED || n.Attempts >= maxAttempts || n.Tasks >= maxTasks {
 		return false
 	}
 	if pass == v1.Pass_PASS_WIDEN {

@@ -50,7 +50,7 @@ type casting struct {
 	needs []need
 	// atRest are the nodes that must not change meanwhile.
 	atRest []string
-	// missing are those that have no session; busy those that are in a commit of their own, or take part in one.
+	// missing say what has to come first, in words, or name the operator; busy are those that are in a commit of their own.
 	missing, busy []string
 }
 
@@ -124,17 +124,17 @@ func (c *caster) castWay(ctx context.Context, out *casting, node string, w site.
 	var missing []string
 	busy := ""
 	for _, way := range ways {
-		usable, err := c.usable(ctx, node, w, way)
+		obstacle, err := c.obstacle(ctx, node, w, way)
 		if err != nil {
 			return err
 		}
 		sessionID, live := c.live(way.From)
 		switch {
 		case !live:
-			missing = append(missing, way.From)
+			missing = append(missing, "its witness "+way.From+", which is offline")
 			continue
-		case !usable:
-			missing = append(missing, way.To)
+		case obstacle != "":
+			missing = append(missing, obstacle)
 			continue
 		case !c.rest(way.From), way.To != node && !c.rest(way.To):
 			busy = way.From
@@ -161,20 +161,33 @@ func (c *caster) castWay(ctx context.Context, out *casting, node string, w site.
 	return nil
 }
 
-// usable reports whether a login can work at all: on another node than the one that commits, the witness's key is there
-// only when that node has kept something.
-func (c *caster) usable(ctx context.Context, node string, w site.Witness, way site.Way) (bool, error) {
-	if !isLogin(w.Kind) || way.To == node {
-		return true, nil
+// obstacle says why a login cannot work yet, "" when it can: the target must have told its host keys and know the witness's
+// key. On the node that commits, the pass itself brings that key; another one has it only when it has kept something.
+func (c *caster) obstacle(ctx context.Context, node string, w site.Witness, way site.Way) (string, error) {
+	if !isLogin(w.Kind) {
+		return "", nil
 	}
-	if _, ok := c.view.Nodes[way.To]; !ok {
-		return false, nil
+	target, ok := c.view.Nodes[way.To]
+	if !ok {
+		return way.To + ", which is no node of the site", nil
 	}
 	to, err := c.look.node(ctx, way.To)
-	if err != nil || to == nil {
-		return false, err
+	if err != nil {
+		return "", err
 	}
-	return everKept(to), nil
+	switch {
+	case to == nil:
+		return way.To + " to enrol", nil
+	case way.To != node && !everKept(to):
+		return way.To + " to keep its first change", nil
+	case len(to.Facts.M.GetSshHostKeys()) == 0:
+		return "the host keys of " + way.To, nil
+	case target.Spec.GetAccounts() == nil, loginUser(target.Spec) == "":
+		return "", nil // a look at the banner is all that is possible
+	case !slices.ContainsFunc(target.Spec.GetAccounts().GetWitnessKeys(), func(k *v1.WitnessKey) bool { return k.GetNode() == way.From }):
+		return "the witness key of " + way.From, nil
+	}
+	return "", nil
 }
 
 // everKept reports whether a node has kept a commit, of whatever revision.

@@ -77,10 +77,18 @@ func (p Plan) View(revision, resources uint64) *rollout.View {
 			return out
 		},
 	}
+	keys := map[string][]*v1.WitnessKey{}
+	for _, m := range p.Members {
+		for _, w := range m.Witnesses {
+			for _, way := range w.Alternatives {
+				keys[way.To] = append(keys[way.To], &v1.WitnessKey{Node: way.From})
+			}
+		}
+	}
 	for i, m := range p.Members {
 		spec := &v1.HostSpec{
 			Site: "test", Node: m.Name,
-			Accounts: &v1.AccountsSpec{Accounts: []*v1.Account{{Name: "ops", SshLogin: true}}},
+			Accounts: &v1.AccountsSpec{Accounts: []*v1.Account{{Name: "ops", SshLogin: true}}, WitnessKeys: keys[m.Name]},
 			Sshd:     &v1.SshdSpec{Port: NewPort, AllowUsers: []string{"ops"}},
 			Firewall: &v1.FirewallSpec{Rules: []*v1.FirewallRule{{Flow: p.Content[m.Name]}}},
 		}
