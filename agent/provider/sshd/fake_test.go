@@ -29,6 +29,8 @@ type fakeMachine struct {
 	socket, service bool
 	// running is what sshd read when it last read its files.
 	running string
+	// units is what systemd read of ssh.service's drop-in.
+	units string
 	// boot is what is-system-running answers.
 	boot string
 }
@@ -79,6 +81,9 @@ func (m *fakeMachine) systemctl(args []string) (string, error) {
 		return m.boot, nil
 	case "is-active":
 		return is[map[string]bool{service: m.service, socketU: m.socket}[unit]], nil
+	case "daemon-reload":
+		data, _ := os.ReadFile(m.root + unitDropIn)
+		m.units = string(data)
 	case "show":
 		return "ActiveState=" + is[m.socket] + "\nListen=[::]:22 (Stream)\nBindIPv6Only=default\n", nil
 	case "enable":
@@ -117,7 +122,7 @@ func (m *fakeMachine) systemctl(args []string) (string, error) {
 func (m *fakeMachine) state() (string, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return fmt.Sprintf("socket %v service %v\n%s", m.socket, m.service, m.running), nil
+	return fmt.Sprintf("socket %v service %v\n%s\n%s", m.socket, m.service, m.units, m.running), nil
 }
 
 // writeSockets makes /proc/net/tcp and tcp6.

@@ -17,6 +17,8 @@ type snapshot struct {
 	// SocketActive and ServiceActive say who had the port.
 	SocketActive  bool `json:"socket_active,omitempty"`
 	ServiceActive bool `json:"service_active,omitempty"`
+	// Units says that systemd has to read its files again.
+	Units bool `json:"units,omitempty"`
 	// Listening are sshd's sockets that were open.
 	Listening []listener `json:"listening,omitempty"`
 }
@@ -27,7 +29,7 @@ func (p *Provider) Snapshot(ctx context.Context, pl plan) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := snapshot{Version: 1}
+	s := snapshot{Version: 1, Units: t.unitsStale()}
 	if s.SocketActive, err = p.active(ctx, socketU); err != nil {
 		return nil, err
 	}
@@ -75,7 +77,10 @@ func (p *Provider) Rollback(ctx context.Context, data []byte) error {
 	if !p.host.Exists(privsepDir) {
 		failed = append(failed, p.host.Mkdir(privsepDir, 0o755))
 	}
-	failed = append(failed, p.setSysctls(ctx, s.Sysctls), p.systemctl(ctx, "daemon-reload"))
+	failed = append(failed, p.setSysctls(ctx, s.Sysctls))
+	if s.Units {
+		failed = append(failed, p.systemctl(ctx, "daemon-reload"))
+	}
 	now, err := p.unitsNow(ctx)
 	failed = append(failed, err)
 	if now.boot {

@@ -131,8 +131,10 @@ func (p *Provider) takeEffect(ctx context.Context, t target) error {
 			return err
 		}
 	}
-	if err := p.systemctl(ctx, "daemon-reload"); err != nil {
-		return err
+	if t.unitsStale() {
+		if err := p.systemctl(ctx, "daemon-reload"); err != nil {
+			return err
+		}
 	}
 	if socketActive {
 		// From here to the restart nobody listens: a few hundred milliseconds. Sessions live on (KillMode=process).

@@ -136,8 +136,8 @@ func (p *Provider) build(ctx context.Context, t *target, w wish, old []listener,
 	}
 	t.config = build(in)
 	t.dropIn = p.file(dropIn, string(t.config.text()), 0o644)
-	t.loaded = p.file(loadedFile, fmt.Sprintf("%x\n", sha256.Sum256(t.dropIn.Data)), 0o600)
 	t.unit = p.file(unitDropIn, unitText, 0o644)
+	t.loaded = p.file(loadedFile, fmt.Sprintf("%x\n%x\n", sha256.Sum256(t.dropIn.Data), sha256.Sum256(t.unit.Data)), 0o600)
 	t.sysctlFile, t.sysctls = p.wantedSysctls(w.Spec)
 	for _, s := range t.sysctls {
 		if live, err := p.liveSysctl(s.Key); err != nil || live != s.Value {
@@ -299,6 +299,13 @@ func (p *Provider) file(path, text string, mode os.FileMode) host.File {
 // files are all files that Apply writes, in the order in which people read them.
 func (t target) files() []host.File {
 	return append([]host.File{t.dropIn, t.unit, t.sysctlFile}, t.foreign...)
+}
+
+// unitsStale reports whether systemd has to read its files again: a reload of all units is slow, and most changes need none.
+func (t target) unitsStale() bool {
+	_, unit, _ := strings.Cut(string(t.loaded.Data), "\n")
+	_, known, _ := strings.Cut(string(t.had[loadedFile].Data), "\n")
+	return !equal(t.had[unitDropIn], t.unit) || !t.units.ok() || unit != known
 }
 
 // remember reads the files as they are.
