@@ -44,14 +44,16 @@ func (p *Prober) Listen(parent context.Context, task *v1.ListenTask, listening f
 		closers = append(closers, listener)
 		group.Go(func() { accept(listener) })
 	}
+	addresses := ownAddresses()
 	for _, port := range task.GetUdpPorts() {
-		conn, err := net.ListenPacket("udp", ":"+strconv.Itoa(int(port)))
-		if err != nil {
-			continue
+		conns := listenUDP(addresses, port)
+		if len(conns) > 0 {
+			result.UdpPorts = append(result.UdpPorts, port)
 		}
-		result.UdpPorts = append(result.UdpPorts, port)
-		closers = append(closers, conn)
-		group.Go(func() { echo(conn, port) })
+		for _, conn := range conns {
+			closers = append(closers, conn)
+			group.Go(func() { echo(conn, port) })
+		}
 	}
 	listening()
 	<-ctx.Done()
@@ -60,6 +62,42 @@ func (p *Prober) Listen(parent context.Context, task *v1.ListenTask, listening f
 	}
 	group.Wait()
 	return result, parent.Err()
+}
+
+// ownAddresses are the host's addresses.
+func ownAddresses() []net.IP {
+	list, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil
+	}
+	var out []net.IP
+	for _, a := range list {
+		if ipnet, ok := a.(*net.IPNet); ok && !ipnet.IP.IsLinkLocalUnicast() {
+			out = append(out, ipnet.IP)
+		}
+	}
+	return out
+}
+
+// listenUDP opens a port on each address by itself: an answer must come from the address that was asked, and a socket for
+// all addresses would answer from the one that the route prefers. A port that is taken on any address that others can reach
+// is left to its owner.
+func listenUDP(addresses []net.IP, port uint32) []net.PacketConn {
+	var conns []net.PacketConn
+	for _, ip := range addresses {
+		conn, err := net.ListenPacket("udp", net.JoinHostPort(ip.String(), strconv.Itoa(int(port))))
+		if err != nil && ip.IsLoopback() {
+			continue
+		}
+		if err != nil {
+			for _, c := range conns {
+				c.Close()
+			}
+			return nil
+		}
+		conns = append(conns, conn)
+	}
+	return conns
 }
 
 func accept(listener net.Listener) {

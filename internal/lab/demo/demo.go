@@ -48,7 +48,6 @@ type Site struct {
 	opts        Options
 	started     time.Time
 	public      string
-	operator    *lab.Process
 }
 
 // Names of the site's machines.
@@ -213,11 +212,8 @@ func (s *Site) startOthers(ctx context.Context) error {
 	return s.Lab.StartVM(ctx, names...)
 }
 
-// Down ends the operator's probe and takes the lab down.
+// Down takes the lab down, and with it all that runs in it.
 func (s *Site) Down(ctx context.Context) error {
-	if s.operator != nil {
-		s.operator.Stop()
-	}
 	if s.Lab == nil {
 		return nil
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -56,9 +57,21 @@ func (s *Site) startOperatorProbe(ctx context.Context) error {
 	if err := os.WriteFile(filepath.Join(state, "join-token"), []byte(token), 0o600); err != nil {
 		return errs.Wrap("start the operator's probe", err)
 	}
-	s.operator, err = s.Lab.Namespace(Operator).StartProcess(context.WithoutCancel(ctx), filepath.Join(s.opts.Bin, "infractl-agent"), "run",
+	log, err := os.OpenFile(filepath.Join(state, "log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return errs.Wrap("start the operator's probe", err)
+	}
+	defer log.Close()
+	// It outlives this command, and ends with its namespace.
+	cmd := s.Lab.Namespace(Operator).Command(context.Background(), filepath.Join(s.opts.Bin, "infractl-agent"), "run",
 		"--probe", Operator, "--state-dir", state)
-	return errs.Wrap("start the operator's probe", err)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return errs.Wrap("start the operator's probe", err)
+	}
+	go cmd.Wait() //nolint:errcheck // reaps it while this command lives
+	return nil
 }
 
 type nodeList struct {
