@@ -15,6 +15,7 @@ import (
 	"github.com/infractl/infractl/server/fleet"
 	"github.com/infractl/infractl/server/rollout"
 	"github.com/infractl/infractl/server/rollout/rollouttest"
+	"github.com/infractl/infractl/server/store"
 )
 
 // times are short, so that tests are.
@@ -35,7 +36,7 @@ type tester interface {
 type rig struct {
 	t         tester
 	plan      rollouttest.Plan
-	store     *rollouttest.Store
+	store     store.Store
 	fleet     *fleet.Fleet
 	revisions *rollouttest.Revisions
 	hub       *rollouttest.Hub
@@ -47,8 +48,9 @@ type rig struct {
 	stop     func()
 }
 
-func newRig(t tester, plan rollouttest.Plan) *rig {
-	s := rollouttest.NewStore()
+func newRig(t tester, plan rollouttest.Plan) *rig { return newRigOn(t, plan, rollouttest.NewStore()) }
+
+func newRigOn(t tester, plan rollouttest.Plan, s store.Store) *rig {
 	r := &rig{t: t, plan: plan, store: s, fleet: fleet.New(s), revisions: rollouttest.NewRevisions(), times: times, log: hclog.NewNullLogger()}
 	r.watch = newWatchman(plan)
 	r.hub = rollouttest.NewHub(r.fleet, r.watch)

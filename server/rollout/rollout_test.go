@@ -7,10 +7,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/infractl/infractl/internal/clock"
 	"github.com/infractl/infractl/internal/errs"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 	"github.com/infractl/infractl/server/rollout"
 	"github.com/infractl/infractl/server/rollout/rollouttest"
+	"github.com/infractl/infractl/server/store/sqlite"
 )
 
 const (
@@ -342,4 +346,29 @@ func TestLostContactFreesTheOthers(t *testing.T) {
 	r.hub.Connect("n0")
 	r.hub.Finish("n0")
 	r.want(r.after(ro.GetId()), succeeded, nil)
+}
+
+func TestOnTheEmbeddedStore(t *testing.T) {
+	t.Parallel()
+	s, err := sqlite.Open(context.Background(), sqlite.Config{Dir: t.TempDir(), Clock: clock.System{}, Logger: hclog.NewNullLogger()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	r := newRigOn(t, rollouttest.Line(5, 2), s)
+	r.serve()
+	defer func() { r.stop() }()
+	r.revise(1)
+	started := time.Now()
+	r.want(r.end(r.start(rollout.StartRequest{Revision: 1})), succeeded, nil)
+	t.Logf("first apply of six nodes: %s", time.Since(started))
+	r.stop()
+	r.serve()
+	started = time.Now()
+	r.want(r.end(r.start(rollout.StartRequest{Revision: 1})), succeeded, nil)
+	t.Logf("apply that changes nothing: %s", time.Since(started))
+	list, err := r.rollouts.List(context.Background(), 10)
+	if err != nil || len(list) != 2 || list[0].GetId() < list[1].GetId() {
+		t.Errorf("rollouts %v, %v, want two, newest first", list, err)
+	}
 }
