@@ -2,6 +2,8 @@ package sshd
 
 import (
 	"context"
+	"io/fs"
+	"slices"
 	"strings"
 
 	"github.com/infractl/infractl/agent/host"
@@ -114,22 +116,12 @@ func (p *Provider) active(ctx context.Context, unit string) (bool, error) {
 
 // takeEffect makes systemd and sshd follow the files.
 func (p *Provider) takeEffect(ctx context.Context, t target) error {
-	if !t.units.serviceEnabled {
-		if err := p.systemctl(ctx, "enable", service); err != nil {
-			return err
-		}
-	}
 	socketActive, err := p.active(ctx, socketU)
 	if err != nil {
 		return err
 	}
-	if t.units.socketEnabled {
-		if err := p.systemctl(ctx, "disable", socketU); err != nil {
-			return err
-		}
-		if err := p.host.Remove(oldSocketDropIn); err != nil {
-			return err
-		}
+	if err := p.bootLinks(t.units); err != nil {
+		return err
 	}
 	if t.unitsStale() {
 		if err := p.systemctl(ctx, "daemon-reload"); err != nil {
@@ -144,6 +136,30 @@ func (p *Provider) takeEffect(ctx context.Context, t target) error {
 		return p.systemctl(ctx, "restart", service)
 	}
 	return p.reload(ctx)
+}
+
+// bootLinks is `systemctl enable` and `disable` without the seconds that these spend on scripts of SysV.
+func (p *Provider) bootLinks(u units) error {
+	if !u.serviceEnabled {
+		unit := "/usr/lib/systemd/system/" + service
+		if !p.host.Exists(unit) {
+			unit = "/lib/systemd/system/" + service
+		}
+		for _, link := range slices.Backward(serviceLinks()) { // the one that decides comes last
+			if _, err := p.host.Write(host.File{Path: link, Mode: fs.ModeSymlink | 0o777, Data: []byte(unit)}); err != nil {
+				return err
+			}
+		}
+	}
+	if !u.socketEnabled {
+		return nil
+	}
+	for _, link := range socketLinks() {
+		if err := p.host.Remove(link); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // reload makes a running sshd read its files again, which moves its ports too, and starts one that is not running.

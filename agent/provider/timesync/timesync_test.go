@@ -52,9 +52,10 @@ func newMachine(t *testing.T, s service, enabled bool) *fakeMachine {
 		must(t, errors.Join(os.MkdirAll(filepath.Dir(m.root+name), 0o755), os.WriteFile(m.root+name, []byte(text), 0o644)))
 	}
 	if enabled {
-		_, err := m.Run(context.Background(), host.Cmd{Argv: []string{"systemctl", "enable", s.unit}})
-		must(t, err)
-		_, err = m.Run(context.Background(), host.Cmd{Argv: []string{"systemctl", "restart", s.unit}})
+		for _, link := range s.links {
+			must(t, errors.Join(os.MkdirAll(filepath.Dir(m.root+link), 0o755), os.Symlink("/lib/systemd/system/"+s.unit, m.root+link)))
+		}
+		_, err := m.Run(context.Background(), host.Cmd{Argv: []string{"systemctl", "restart", s.unit}})
 		must(t, err)
 	}
 	return m
@@ -92,11 +93,6 @@ func (m *fakeMachine) Run(_ context.Context, cmd host.Cmd) (host.Output, error) 
 		return host.Output{}, os.Chmod(m.root+argv[2], 0o755)
 	case "systemctl":
 		switch argv[1] {
-		case "enable":
-			for _, link := range m.service.links {
-				_ = os.MkdirAll(filepath.Dir(m.root+link), 0o755)
-				_ = os.Symlink("/lib/systemd/system/"+m.service.unit, m.root+link)
-			}
 		case "restart":
 			m.loaded = ""
 			for _, pattern := range []string{chronyMain, "/etc/chrony/*.d/*", "/etc/systemd/timesyncd.conf.d/*"} {
