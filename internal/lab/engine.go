@@ -157,7 +157,12 @@ func stopEngine() error {
 	endOrphans("containerd")
 	endOrphans("containerd-shim-runc-v2")
 	if owner.CacheDir != "" {
-		unmountBelow(filepath.Join(owner.CacheDir, "engine"))
+		dir := filepath.Join(owner.CacheDir, "engine")
+		unmountBelow(dir)
+		// An engine that crashed while it made a container does not know it afterwards. With no lab left there is none to keep.
+		if err := os.RemoveAll(filepath.Join(dir, "containers")); err != nil {
+			return errs.Wrap("stop the engine", err)
+		}
 	}
 	unmountBelow(engineExec)
 	removeCgroups("docker")

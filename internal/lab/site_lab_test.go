@@ -11,10 +11,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -23,87 +21,6 @@ import (
 
 	"github.com/infractl/infractl/internal/errs"
 )
-
-// traces is what a lab may leave on the machine. Where other labs or tests run at the same time only what bears the
-// lab's name is compared, and what the machine has once: links, rules, sysctls.
-type traces struct {
-	Namespaces, Links, Mounts, Processes, Rules, Sysctls, Cgroups, Volumes, Engine []string
-}
-
-func look(t *testing.T, cfg Config) traces {
-	t.Helper()
-	probe, err := newLab(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	name, cache := siteNetns(cfg.Name), probe.cfg.CacheDir
-	tr := traces{Namespaces: named(folder(netnsDir), name), Links: folder("/sys/class/net")}
-	others := 0
-	for _, lab := range folder(labsDir) {
-		if lab != cfg.Name+".json" {
-			others++
-		}
-	}
-	tr.Mounts = mountsBelow(filepath.Join(cache, "labs", cfg.Name))
-	for _, pid := range folder("/proc") {
-		if cgroups, _ := os.ReadFile("/proc/" + pid + "/cgroup"); strings.Contains(string(cgroups), "/"+name) {
-			tr.Processes = append(tr.Processes, pid)
-		}
-	}
-	if others == 0 {
-		tr.Engine = slices.DeleteFunc(folder(runDir), func(s string) bool { return s == "lock" })
-		tr.Mounts = append(tr.Mounts, mountsBelow(cache)...)
-		tr.Mounts = append(tr.Mounts, mountsBelow(runDir)...)
-		for _, pid := range folder("/proc") {
-			if line, _ := os.ReadFile("/proc/" + pid + "/cmdline"); strings.Contains(string(line), runDir) && startTime(number(pid)) != "" {
-				tr.Engine = append(tr.Engine, strings.ReplaceAll(string(line), "\x00", " "))
-			}
-		}
-		tr.Volumes = folder(filepath.Join(cache, "engine", "containers"))
-	}
-	tr.Volumes = append(tr.Volumes, folder(filepath.Join(cache, "labs", cfg.Name))...)
-	for _, argv := range [][]string{{"iptables-save"}, {"ip6tables-save"}} {
-		out, _ := exec.Command(argv[0], argv[1:]...).Output()
-		for line := range strings.Lines(string(out)) {
-			if !strings.HasPrefix(line, "#") && !strings.HasPrefix(line, ":") {
-				tr.Rules = append(tr.Rules, line)
-			}
-		}
-	}
-	for _, pattern := range []string{"/proc/sys/net/ipv4/*", "/proc/sys/net/ipv4/conf/all/*", "/proc/sys/net/ipv6/conf/all/*", "/proc/sys/net/bridge/*",
-		"/proc/sys/kernel/*", "/proc/sys/vm/*", "/proc/sys/fs/*", "/proc/sys/fs/inotify/*"} {
-		files, _ := filepath.Glob(pattern)
-		for _, file := range files {
-			if strings.HasSuffix(file, "-nr") || strings.HasSuffix(file, "-state") || strings.HasSuffix(file, "ns_last_pid") ||
-				strings.HasSuffix(file, "/stat_refresh") || strings.HasSuffix(file, "/compact_memory") {
-				continue // counters, and files whose reading does something
-			}
-			if value, err := os.ReadFile(file); err == nil {
-				tr.Sysctls = append(tr.Sysctls, file+" = "+strings.TrimSpace(string(value)))
-			}
-		}
-	}
-	tr.Cgroups = cgroupDirs(name)
-	return tr
-}
-
-func named(list []string, prefix string) []string {
-	return slices.DeleteFunc(list, func(s string) bool { return !strings.HasPrefix(s, prefix) })
-}
-
-func number(s string) int {
-	n, _ := strconv.Atoi(s)
-	return n
-}
-
-func folder(dir string) []string {
-	entries, _ := os.ReadDir(dir)
-	var list []string
-	for _, e := range entries {
-		list = append(list, e.Name())
-	}
-	return list
-}
 
 // trialSite is the example site without what this test does not use.
 func trialSite(name, dir string) Config {
@@ -496,18 +413,58 @@ func TestDownOfAHalfBuiltLab(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The engine dies as well, unless another lab needs it.
-	if data, err := os.ReadFile(enginePidfile); err == nil && len(folder(labsDir)) == 1 {
-		if pid, err := strconv.Atoi(strings.TrimSpace(string(data))); err == nil && ownEngine(ctx) != nil {
-			p, _ := os.FindProcess(pid)
-			_ = p.Kill()
-			time.Sleep(200 * time.Millisecond)
-		}
-	}
+	crashEngine(ctx, t)
 	if err := l.Down(ctx); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(before, look(t, cfg)); diff != "" {
 		t.Errorf("Down left something (-before +after):\n%s", diff)
+	}
+}
+
+func TestVMsOutliveTheEngine(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	cfg := trialSite("lab-crash", t.TempDir())
+	cfg.VMs = slices.DeleteFunc(cfg.VMs, func(vm VMSpec) bool { return vm.NestedDocker })
+	before := look(t, cfg)
+	l, err := Create(ctx, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := l.Down(context.WithoutCancel(ctx)); err != nil {
+			t.Errorf("Down: %v", err)
+		}
+		if diff := cmp.Diff(before, look(t, cfg)); diff != "" {
+			t.Errorf("Down left something (-before +after):\n%s", diff)
+		}
+	})
+	if err := l.StartVM(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.WaitBooted(ctx); err != nil {
+		t.Fatal(err)
+	}
+	boot := must1(ctx, t, l.VM("internet"), "cat", "/proc/sys/kernel/random/boot_id")
+	if !crashEngine(ctx, t) {
+		return
+	}
+	if got := must1(ctx, t, l.VM("internet"), "cat", "/proc/sys/kernel/random/boot_id"); got != boot {
+		t.Errorf("boot id without the engine = %s, was %s", got, boot)
+	}
+	// The next lab command that needs the engine starts it again; the VM has not noticed.
+	if err := BuildImages(ctx, cfg); err != nil {
+		t.Fatal(err)
+	}
+	again, err := Open(ctx, cfg.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := must1(ctx, t, again.VM("internet"), "cat", "/proc/sys/kernel/random/boot_id"); got != boot {
+		t.Errorf("boot id after the engine's restart = %s, was %s", got, boot)
+	}
+	if err := again.VM("internet").Reboot(ctx); err != nil {
+		t.Error(err)
 	}
 }
