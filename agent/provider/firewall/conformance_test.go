@@ -87,7 +87,7 @@ func newBench(t *testing.T, legacy bool, rules string, before ...provider.Wish[*
 		b.rules[f] = mustRun(t, inside(run.ns, run.program(f.save()))...)
 	}
 	b.suite = providertest.Suite[*v1.FirewallSpec]{
-		MaxFaults: 5, // the first bench tries every call; the others differ from it in their rules, not in their calls
+		MaxFaults: 3, // the first bench tries every call; the others differ from it in their rules, not in their calls
 		New: func(t *testing.T, f *providertest.Faults) providertest.Env[*v1.FirewallSpec] {
 			h, root, run := b.machine(t, f)
 			if _, err := h.Restore(b.files); err != nil {
@@ -191,6 +191,7 @@ func TestConformsOnAPlainHostWithTheLegacyBackend(t *testing.T) {
 func TestDriftAndRefusals(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, false, dockerRules)
+	b.suite.MaxFaults = 1
 	b.step("narrowing at once", wishFor(firstSpec(), provider.Narrowing))
 	b.drift("rule deleted", "iptables -D INFRACTL-IN 1")
 	b.drift("jump deleted", "ip6tables -D INPUT 1")
