@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/infractl/infractl/internal/errs"
 )
@@ -107,7 +108,7 @@ func TestSite(t *testing.T) {
 		t.Fatalf("Down: %v", err)
 	}
 	t.Logf("down in %s", time.Since(begin))
-	if diff := cmp.Diff(before, look(t, cfg)); diff != "" {
+	if diff := cmp.Diff(before, look(t, cfg), cmpopts.EquateEmpty()); diff != "" {
 		t.Errorf("Down left something (-before +after):\n%s", diff)
 	}
 	if err := other.Down(ctx); err != nil {
@@ -417,7 +418,7 @@ func TestDownOfAHalfBuiltLab(t *testing.T) {
 	if err := l.Down(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(before, look(t, cfg)); diff != "" {
+	if diff := cmp.Diff(before, look(t, cfg), cmpopts.EquateEmpty()); diff != "" {
 		t.Errorf("Down left something (-before +after):\n%s", diff)
 	}
 }
@@ -436,7 +437,7 @@ func TestVMsOutliveTheEngine(t *testing.T) {
 		if err := l.Down(context.WithoutCancel(ctx)); err != nil {
 			t.Errorf("Down: %v", err)
 		}
-		if diff := cmp.Diff(before, look(t, cfg)); diff != "" {
+		if diff := cmp.Diff(before, look(t, cfg), cmpopts.EquateEmpty()); diff != "" {
 			t.Errorf("Down left something (-before +after):\n%s", diff)
 		}
 	})
