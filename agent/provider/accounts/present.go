@@ -85,11 +85,13 @@ func (p *Provider) look() (present, error) {
 		return have, errs.Wrap("list key files", err)
 	}
 	for _, file := range files {
-		data, err := p.host.ReadFile(file)
+		f, err := p.host.Stat(file)
 		if err != nil {
-			return have, errs.Wrap("read key file", err)
+			return have, err
 		}
-		have.keys[path.Base(file)] = keyLines(string(data))
+		if !f.Mode.IsDir() { // no key file, whoever made it
+			have.keys[path.Base(file)] = keyLines(string(f.Data))
+		}
 	}
 	return have, nil
 }

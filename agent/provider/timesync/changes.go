@@ -81,6 +81,9 @@ type snapshot struct {
 
 // Snapshot implements provider.Provider.
 func (p *Provider) Snapshot(_ context.Context, pl plan) ([]byte, error) {
+	if leftAlone(pl.Wish.Spec) {
+		return json.Marshal(snapshot{Version: 1})
+	}
 	t, err := p.target(pl.Wish.Spec)
 	if err != nil {
 		return nil, err
@@ -102,9 +105,12 @@ func (p *Provider) Snapshot(_ context.Context, pl plan) ([]byte, error) {
 // Rollback implements provider.Provider. It goes on after a failure.
 func (p *Provider) Rollback(ctx context.Context, data []byte) error {
 	var s snapshot
-	if err := decode(data, &s); err != nil || s.Version != 1 || len(s.Files) == 0 ||
-		s.Unit != chrony().unit && s.Unit != timesyncd().unit {
+	if err := decode(data, &s); err != nil || s.Version != 1 ||
+		s.Unit != "" && s.Unit != chrony().unit && s.Unit != timesyncd().unit {
 		return errs.New(errs.Invalid, "this is no snapshot of time: %v", err)
+	}
+	if s.Unit == "" {
+		return nil
 	}
 	_, err := p.host.Restore(s.Files)
 	failed := []error{err}

@@ -73,6 +73,9 @@ type (
 // time service is installed, or none that can serve others.
 func (p *Provider) Plan(_ context.Context, w wish) (plan, error) {
 	result := plan{Wish: w}
+	if leftAlone(w.Spec) {
+		return result, nil
+	}
 	t, err := p.target(w.Spec)
 	if err != nil {
 		return result, err
@@ -83,6 +86,9 @@ func (p *Provider) Plan(_ context.Context, w wish) (plan, error) {
 
 // Apply implements provider.Provider.
 func (p *Provider) Apply(ctx context.Context, pl plan) error {
+	if leftAlone(pl.Wish.Spec) {
+		return nil
+	}
 	t, err := p.target(pl.Wish.Spec)
 	if err != nil {
 		return err
@@ -144,6 +150,9 @@ func (p *Provider) systemctl(ctx context.Context, args ...string) error {
 
 // Verify implements provider.Provider: the service answers and knows the servers.
 func (p *Provider) Verify(ctx context.Context, w wish) error {
+	if leftAlone(w.Spec) {
+		return nil
+	}
 	t, err := p.target(w.Spec)
 	if err != nil {
 		return err
@@ -166,12 +175,15 @@ func (p *Provider) Verify(ctx context.Context, w wish) error {
 // Keep implements provider.Provider; what was applied is on disk already.
 func (p *Provider) Keep(context.Context, wish) error { return nil }
 
+// leftAlone reports whether the site names no time server: then the host keeps what it has.
+func leftAlone(spec *v1.TimeSpec) bool { return len(spec.GetServers()) == 0 }
+
 // check refuses what would break the files.
 func check(spec *v1.TimeSpec) error {
 	bad := func(hint, format string, args ...any) error {
 		return errs.New(errs.Invalid, format, args...).At("ntp").WithHint("%s", hint)
 	}
-	if len(spec.GetServers()) == 0 || len(spec.GetServers()) > 32 || len(spec.GetAllow()) > 1000 {
+	if len(spec.GetServers()) > 32 || len(spec.GetAllow()) > 1000 {
 		return bad("name one to four servers", "%d time servers", len(spec.GetServers()))
 	}
 	name := regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$`)

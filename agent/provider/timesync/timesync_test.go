@@ -149,6 +149,7 @@ func TestConformance(t *testing.T) {
 					return env{Root: m.root, Provider: m.provider(faults), State: m.state}
 				},
 				Steps: []providertest.Step[*v1.TimeSpec]{
+					{Name: "no server named", Wish: want(&v1.TimeSpec{}), NoChange: true},
 					{Name: "client", Wish: want(client())},
 					{Name: "client again", Wish: want(client()), NoChange: true},
 					{Name: "other servers", Wish: want(c.second)},
@@ -163,7 +164,6 @@ func TestConformance(t *testing.T) {
 					{Name: "service dead", Do: func(t *testing.T, e env) { must(t, os.RemoveAll(e.Root+"/proc/77")) }},
 				},
 				Refusals: []providertest.Refusal[*v1.TimeSpec]{
-					{Name: "no server", Code: errs.Invalid, Wish: want(&v1.TimeSpec{})},
 					{Name: "line end in a server", Code: errs.Invalid, Wish: want(&v1.TimeSpec{Servers: []string{"a\nallow all"}})},
 					{Name: "option as a server", Code: errs.Invalid, Wish: want(&v1.TimeSpec{Servers: []string{"-x"}})},
 					{Name: "prefix that is none", Code: errs.Invalid, Wish: want(&v1.TimeSpec{Servers: []string{"a"}, Allow: []string{"all"}})},
