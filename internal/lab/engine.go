@@ -183,13 +183,23 @@ func endOrphans(program string) {
 		}
 		line, _ := os.ReadFile("/proc/" + e.Name() + "/cmdline")
 		argv := strings.Split(string(line), "\x00")
-		if filepath.Base(argv[0]) != program || !strings.Contains(string(line), engineExec+"/") {
+		if filepath.Base(argv[0]) != program || !strings.Contains(string(line), engineExec+"/") || !sameMounts(e.Name()) {
 			continue
 		}
 		started := startTime(pid)
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 		waitGone(func() bool { return startTime(pid) == started && started != "" }, 2*time.Second)
 	}
+}
+
+// sameMounts reports whether a process sees the same file systems as this one, so that its paths mean the same.
+func sameMounts(pid string) bool {
+	own, err := os.Stat("/proc/self/ns/mnt")
+	if err != nil {
+		return false
+	}
+	other, err := os.Stat("/proc/" + pid + "/ns/mnt")
+	return err == nil && os.SameFile(own, other)
 }
 
 func (o engineOwner) alive() bool {
