@@ -1,6 +1,7 @@
 package site_test
 
 import (
+	"flag"
 	"net/netip"
 	"os"
 	"slices"
@@ -15,9 +16,17 @@ import (
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
-// randomSites checks a property of many sites: the example with its overlay after some edits.
-func randomSites(t *testing.T, check func(t *rapid.T, s *site.Site, specs map[string]*v1.HostSpec)) {
-	t.Helper()
+// TestMain lowers the number of random sites: each is expensive under the race detector. -rapid.checks=1000 asks for more.
+func TestMain(m *testing.M) {
+	checks := flag.Lookup("rapid.checks")
+	if err := checks.Value.Set("40"); err != nil {
+		panic(err)
+	}
+	m.Run()
+}
+
+// TestRandomSites checks many sites: the example with its overlay after some edits.
+func TestRandomSites(t *testing.T) {
 	src := site.Source{File: "site.yaml", OverlayFile: "lab.yaml"}
 	var err error
 	if src.Content, err = os.ReadFile("../../examples/projetpro/site.yaml"); err != nil {
@@ -42,7 +51,11 @@ func randomSites(t *testing.T, check func(t *rapid.T, s *site.Site, specs map[st
 				t.Logf("site:\n%s", next.Content)
 			}
 		}()
-		check(t, s, specs)
+		rulesAgreeWithTheMatrix(t, s, specs)
+		nobodyIsLockedOut(t, s, specs)
+		rulesAreWellFormed(t, s, specs)
+		wavesTakeEveryNodeOnce(t, s)
+		witnessesCanSucceed(t, s, specs)
 	})
 }
 
@@ -171,63 +184,59 @@ func ports(s *site.Site) []site.Port {
 	return slices.Compact(out)
 }
 
-func TestRulesAgreeWithTheMatrix(t *testing.T) {
-	randomSites(t, func(t *rapid.T, s *site.Site, specs map[string]*v1.HostSpec) {
-		n := newNetwork(s, specs)
-		list, services := addresses(s), ports(s)
-		for _, from := range list {
-			for _, to := range list {
-				if from.Is4() != to.Is4() || from == to {
-					continue
-				}
-				for _, p := range services {
-					open, judged := n.passes(from, to, p.Proto, p.First)
-					if f, want := s.Allowed(from, to, p.Proto, p.First); judged && open != want {
-						t.Fatalf("%s to %s %s: the rules say %t, the matrix %t (%s)", from, to, p, open, want, f.Name)
-					}
+func rulesAgreeWithTheMatrix(t *rapid.T, s *site.Site, specs map[string]*v1.HostSpec) {
+	n := newNetwork(s, specs)
+	list, services := addresses(s), ports(s)
+	for _, from := range list {
+		for _, to := range list {
+			if from.Is4() != to.Is4() || from == to {
+				continue
+			}
+			for _, p := range services {
+				open, judged := n.passes(from, to, p.Proto, p.First)
+				if f, want := s.Allowed(from, to, p.Proto, p.First); judged && open != want {
+					t.Fatalf("%s to %s %s: the rules say %t, the matrix %t (%s)", from, to, p, open, want, f.Name)
 				}
 			}
 		}
-	})
+	}
 }
 
-func TestNobodyIsLockedOut(t *testing.T) {
-	randomSites(t, func(t *rapid.T, s *site.Site, specs map[string]*v1.HostSpec) {
-		n := newNetwork(s, specs)
-		server, relay := s.ServerNode(), s.Relay()
-		reaches := func(from, to *site.Node, port uint16) bool {
-			return slices.ContainsFunc(from.Addresses(), func(a netip.Addr) bool {
-				open, _ := n.passes(a, to.MainAddress(), "tcp", port)
-				return open && a.Is4()
-			})
+func nobodyIsLockedOut(t *rapid.T, s *site.Site, specs map[string]*v1.HostSpec) {
+	n := newNetwork(s, specs)
+	server, relay := s.ServerNode(), s.Relay()
+	reaches := func(from, to *site.Node, port uint16) bool {
+		return slices.ContainsFunc(from.Addresses(), func(a netip.Addr) bool {
+			open, _ := n.passes(a, to.MainAddress(), "tcp", port)
+			return open && a.Is4()
+		})
+	}
+	people := false
+	for i := range s.Nodes {
+		node := &s.Nodes[i]
+		if !reaches(node, server, s.Server.Port) {
+			t.Errorf("%s cannot reach the server", node.Name)
 		}
-		people := false
-		for i := range s.Nodes {
-			node := &s.Nodes[i]
-			if !reaches(node, server, s.Server.Port) {
-				t.Errorf("%s cannot reach the server", node.Name)
-			}
-			if !reaches(relay, node, s.SSH.Port) {
-				t.Errorf("the relay cannot reach %s by SSH", node.Name)
-			}
-			sshd := specs[node.Name].GetSshd()
-			if node.Linux() && (len(sshd.ListenAddresses) == 0 || len(sshd.AllowUsers) == 0 || sshd.Port != uint32(s.SSH.Port)) {
-				t.Errorf("%s: nobody can log in: %v", node.Name, sshd)
-			}
-			if node.Linux() && !slices.Contains(sshd.ListenAddresses, node.MainAddress().String()) {
-				t.Errorf("%s does not listen where the relay comes", node.Name)
-			}
-			if node.Linux() && node.Name != relay.Name && !allowedFrom(sshd, relay) {
-				t.Errorf("%s: sshd refuses the relay: %v", node.Name, sshd.AllowFrom)
-			}
+		if !reaches(relay, node, s.SSH.Port) {
+			t.Errorf("the relay cannot reach %s by SSH", node.Name)
 		}
-		for _, r := range specs[relay.Name].GetFirewall().GetRules() {
-			people = people || r.Hook == v1.FirewallHook_FIREWALL_HOOK_INPUT && accepted(r, s.SSH.Port)
+		sshd := specs[node.Name].GetSshd()
+		if node.Linux() && (len(sshd.ListenAddresses) == 0 || len(sshd.AllowUsers) == 0 || sshd.Port != uint32(s.SSH.Port)) {
+			t.Errorf("%s: nobody can log in: %v", node.Name, sshd)
 		}
-		if !people {
-			t.Error("nobody gets in on the relay")
+		if node.Linux() && !slices.Contains(sshd.ListenAddresses, node.MainAddress().String()) {
+			t.Errorf("%s does not listen where the relay comes", node.Name)
 		}
-	})
+		if node.Linux() && node.Name != relay.Name && !allowedFrom(sshd, relay) {
+			t.Errorf("%s: sshd refuses the relay: %v", node.Name, sshd.AllowFrom)
+		}
+	}
+	for _, r := range specs[relay.Name].GetFirewall().GetRules() {
+		people = people || r.Hook == v1.FirewallHook_FIREWALL_HOOK_INPUT && accepted(r, s.SSH.Port)
+	}
+	if !people {
+		t.Error("nobody gets in on the relay")
+	}
 }
 
 func accepted(r *v1.FirewallRule, port uint16) bool {
@@ -242,48 +251,46 @@ func allowedFrom(spec *v1.SshdSpec, from *site.Node) bool {
 	})
 }
 
-func TestRulesAreWellFormed(t *testing.T) {
-	randomSites(t, func(t *rapid.T, s *site.Site, specs map[string]*v1.HostSpec) {
-		flows := map[string]bool{}
-		for _, f := range s.Flows() {
-			if flows[f.Name] {
-				t.Errorf("two flows are called %s", f.Name)
-			}
-			flows[f.Name] = true
+func rulesAreWellFormed(t *rapid.T, s *site.Site, specs map[string]*v1.HostSpec) {
+	flows := map[string]bool{}
+	for _, f := range s.Flows() {
+		if flows[f.Name] {
+			t.Errorf("two flows are called %s", f.Name)
 		}
-		again, err := s.HostSpecs(site.Resources{})
+		flows[f.Name] = true
+	}
+	again, err := s.HostSpecs(site.Resources{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, spec := range specs {
+		content, digest, err := hostspec.Encode(spec)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for name, spec := range specs {
-			content, digest, err := hostspec.Encode(spec)
-			if err != nil {
-				t.Fatal(err)
+		if _, other, _ := hostspec.Encode(again[name]); other != digest {
+			t.Errorf("%s: not the same twice", name)
+		}
+		if _, err := hostspec.Decode(content, digest); err != nil {
+			t.Error(err)
+		}
+		for _, r := range spec.GetFirewall().GetRules() {
+			if r.Reason == "" || !flows[r.Flow] || len(r.Ports) == 0 || slices.Contains(r.Peers, name) {
+				t.Errorf("%s: %v", name, r)
 			}
-			if _, other, _ := hostspec.Encode(again[name]); other != digest {
-				t.Errorf("%s: not the same twice", name)
+			if r.Containers && (accepted(r, s.SSH.Port) || !spec.Firewall.DockerHost) {
+				t.Errorf("%s: not for containers: %v", name, r)
 			}
-			if _, err := hostspec.Decode(content, digest); err != nil {
-				t.Error(err)
+			if r.Hook == v1.FirewallHook_FIREWALL_HOOK_FORWARD {
+				onlyCrossing(t, s, r)
 			}
-			for _, r := range spec.GetFirewall().GetRules() {
-				if r.Reason == "" || !flows[r.Flow] || len(r.Ports) == 0 || slices.Contains(r.Peers, name) {
-					t.Errorf("%s: %v", name, r)
-				}
-				if r.Containers && (accepted(r, s.SSH.Port) || !spec.Firewall.DockerHost) {
-					t.Errorf("%s: not for containers: %v", name, r)
-				}
-				if r.Hook == v1.FirewallHook_FIREWALL_HOOK_FORWARD {
-					onlyCrossing(t, s, r)
-				}
-				for _, e := range []*v1.Endpoint{r.From, r.To} {
-					if e.Internet == (len(e.Prefixes) > 0) || !slices.IsSorted(sortKeys(e.Prefixes)) {
-						t.Errorf("%s: endpoint of %v", name, r)
-					}
+			for _, e := range []*v1.Endpoint{r.From, r.To} {
+				if e.Internet == (len(e.Prefixes) > 0) || !slices.IsSorted(sortKeys(e.Prefixes)) {
+					t.Errorf("%s: endpoint of %v", name, r)
 				}
 			}
 		}
-	})
+	}
 }
 
 // onlyCrossing checks that a rule of the router names no pair that does not pass it.
@@ -320,69 +327,65 @@ func sortKeys(prefixes []string) []string {
 	return out
 }
 
-func TestWavesTakeEveryNodeOnce(t *testing.T) {
-	randomSites(t, func(t *rapid.T, s *site.Site, _ map[string]*v1.HostSpec) {
-		seen := map[string]int{}
-		for i, w := range s.Waves(nil) {
-			if w.Number != i+1 || w.MaxUnavailable < 1 || w.MaxUnavailable > len(w.Nodes) || w.Reason == "" {
-				t.Errorf("wave %+v", w)
-			}
-			apart := 0
-			for _, name := range w.Nodes {
-				seen[name]++
-				n, _ := s.Node(name)
-				if n.Role == site.RoleRouter || n.Role == site.RoleRelay || n.Role == site.RoleSupervision || name == s.Server.Nodes[0] {
-					apart++
-				}
-			}
-			if apart > 0 && len(w.Nodes) > 1 {
-				t.Errorf("wave %+v holds a node that changes alone", w)
+func wavesTakeEveryNodeOnce(t *rapid.T, s *site.Site) {
+	seen := map[string]int{}
+	for i, w := range s.Waves(nil) {
+		if w.Number != i+1 || w.MaxUnavailable < 1 || w.MaxUnavailable > len(w.Nodes) || w.Reason == "" {
+			t.Errorf("wave %+v", w)
+		}
+		apart := 0
+		for _, name := range w.Nodes {
+			seen[name]++
+			n, _ := s.Node(name)
+			if n.Role == site.RoleRouter || n.Role == site.RoleRelay || n.Role == site.RoleSupervision || name == s.Server.Nodes[0] {
+				apart++
 			}
 		}
-		for _, n := range s.NodeNames() {
-			if seen[n] != 1 {
-				t.Errorf("%s is in %d waves", n, seen[n])
-			}
-			if w := s.Waves([]string{n}); len(w) != 1 || !slices.Equal(w[0].Nodes, []string{n}) || w[0].Number != 1 {
-				t.Errorf("waves of %s alone: %+v", n, w)
-			}
+		if apart > 0 && len(w.Nodes) > 1 {
+			t.Errorf("wave %+v holds a node that changes alone", w)
 		}
-	})
+	}
+	for _, n := range s.NodeNames() {
+		if seen[n] != 1 {
+			t.Errorf("%s is in %d waves", n, seen[n])
+		}
+		if w := s.Waves([]string{n}); len(w) != 1 || !slices.Equal(w[0].Nodes, []string{n}) || w[0].Number != 1 {
+			t.Errorf("waves of %s alone: %+v", n, w)
+		}
+	}
 }
 
-func TestWitnessesCanSucceed(t *testing.T) {
-	randomSites(t, func(t *rapid.T, s *site.Site, specs map[string]*v1.HostSpec) {
-		n := newNetwork(s, specs)
-		for _, name := range s.NodeNames() {
-			list := s.Witnesses(name)
-			if len(list) == 0 {
-				t.Errorf("%s has no witness", name)
-			}
-			for _, w := range list {
-				if len(w.Alternatives) == 0 {
-					if w.From != "" {
-						t.Errorf("%s: %+v", name, w)
-					}
-					continue
-				}
-				if w.From != w.Alternatives[0].From || w.To != w.Alternatives[0].To || w.Reason == "" {
+func witnessesCanSucceed(t *rapid.T, s *site.Site, specs map[string]*v1.HostSpec) {
+	n := newNetwork(s, specs)
+	for _, name := range s.NodeNames() {
+		list := s.Witnesses(name)
+		if len(list) == 0 {
+			t.Errorf("%s has no witness", name)
+		}
+		for _, w := range list {
+			if len(w.Alternatives) == 0 {
+				if w.From != "" {
 					t.Errorf("%s: %+v", name, w)
 				}
-				for _, way := range w.Alternatives {
-					var from []netip.Addr
-					if p, ok := s.Probe(way.From); ok {
-						from = []netip.Addr{p.Address}
-					} else if node, ok := s.Node(way.From); ok && node.Linux() {
-						from = node.Addresses()
-					}
-					if !slices.ContainsFunc(from, func(a netip.Addr) bool {
-						open, _ := n.passes(a, way.Address, "tcp", way.Port)
-						return open && a.Is4()
-					}) {
-						t.Errorf("witness %+v of %s is not let through", way, name)
-					}
+				continue
+			}
+			if w.From != w.Alternatives[0].From || w.To != w.Alternatives[0].To || w.Reason == "" {
+				t.Errorf("%s: %+v", name, w)
+			}
+			for _, way := range w.Alternatives {
+				var from []netip.Addr
+				if p, ok := s.Probe(way.From); ok {
+					from = []netip.Addr{p.Address}
+				} else if node, ok := s.Node(way.From); ok && node.Linux() {
+					from = node.Addresses()
+				}
+				if !slices.ContainsFunc(from, func(a netip.Addr) bool {
+					open, _ := n.passes(a, way.Address, "tcp", way.Port)
+					return open && a.Is4()
+				}) {
+					t.Errorf("witness %+v of %s is not let through", way, name)
 				}
 			}
 		}
-	})
+	}
 }

@@ -95,7 +95,11 @@ func (b *rules) forward(f *flow) {
 	if b.node.Role != RoleRouter {
 		return
 	}
-	type pair struct{ from, to *v1.Endpoint }
+	type pair struct {
+		from     *v1.Endpoint
+		to       []netip.Prefix
+		internet bool
+	}
 	var pairs []pair
 	for _, zone := range b.zones() {
 		to := b.within(f.to, zone)
@@ -108,19 +112,17 @@ func (b *rules) forward(f *flow) {
 		if len(from) == 0 && !fromInternet {
 			continue
 		}
-		p := pair{endpoint(from, fromInternet), endpoint(to, toInternet)}
-		at := slices.IndexFunc(pairs, func(q pair) bool {
-			return sameEndpoint(p.from, q.from) && !p.to.GetInternet() && !q.to.GetInternet()
-		})
+		p := pair{endpoint(from, fromInternet), to, toInternet}
+		at := slices.IndexFunc(pairs, func(q pair) bool { return sameEndpoint(p.from, q.from) && !p.internet && !q.internet })
 		if at >= 0 {
-			pairs[at].to.Prefixes = append(pairs[at].to.Prefixes, p.to.Prefixes...)
+			pairs[at].to = append(pairs[at].to, p.to...)
 			continue
 		}
 		pairs = append(pairs, p)
 	}
 	peers := append(slices.Clone(f.from.nodes), f.to.nodes...)
 	for _, p := range pairs {
-		b.add(v1.FirewallHook_FIREWALL_HOOK_FORWARD, f, p.from, p.to, peers, false)
+		b.add(v1.FirewallHook_FIREWALL_HOOK_FORWARD, f, p.from, endpoint(p.to, p.internet), peers, false)
 	}
 }
 
