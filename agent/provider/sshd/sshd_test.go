@@ -47,7 +47,7 @@ func TestConformance(t *testing.T) {
 					{Name: "first narrowing", Wish: at(provider.Narrowing, spec(202, "10.0.10.4"))},
 					{Name: "widening what is narrow", Wish: at(provider.Widening, spec(202, "10.0.10.4")), NoChange: true},
 				},
-				MaxFaults: 40,
+				MaxFaults: 25,
 			}
 			if !socket {
 				suite.Steps = append(suite.Steps,
