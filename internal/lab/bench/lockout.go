@@ -30,7 +30,7 @@ const (
 // kind is one way of locking a VM out.
 type kind struct {
 	name     string
-	saboteur saboteur
+	saboteur demo.Saboteur
 	stage    int
 	// strike is done to a VM whose commit is armed; nil for those whose saboteur strikes by itself.
 	strike func(context.Context, *ground, *lab.VM) error
@@ -43,16 +43,15 @@ type kind struct {
 }
 
 func kinds() []kind {
-	restore, systemctl := "/usr/local/sbin/iptables-restore", "/usr/local/sbin/systemctl"
 	return []kind{
-		{name: "firewall drops everything", saboteur: saboteur{restore, dropEverything}, stage: widening},
-		{name: "sshd no longer starts", saboteur: saboteur{systemctl, deadSshd}, stage: widening},
-		{name: "sshd refuses every login", saboteur: saboteur{systemctl, refusingSshd}, stage: widening},
+		{name: "firewall drops everything", saboteur: demo.DropEverything(), stage: widening},
+		{name: "sshd no longer starts", saboteur: demo.DeadSshd(), stage: widening},
+		{name: "sshd refuses every login", saboteur: demo.RefusingSshd(), stage: widening},
 		{name: "agent killed mid-apply", stage: widening, strike: killAgent},
 		{name: "server stopped mid-apply", stage: widening, strike: stopServer, server: true},
 		{name: "host restarted mid-apply, widening", stage: widening, strike: powerCut, reboots: true},
 		{name: "host restarted mid-apply, narrowing with accounts", stage: narrowing, strike: powerCut, reboots: true},
-		{name: "relay cuts off its fleet", saboteur: saboteur{restore, cutOff}, stage: widening, relay: true},
+		{name: "relay cuts off its fleet", saboteur: demo.CutOff(), stage: widening, relay: true},
 	}
 }
 
@@ -201,7 +200,7 @@ func (g *ground) round(ctx context.Context, k kind, victims []string, window tim
 	for i, name := range victims {
 		trials[i] = &trial{vm: g.site.Lab.VM(name)}
 		before[i] = commits(trials[i].vm)
-		if err := k.saboteur.install(ctx, trials[i].vm); err != nil {
+		if err := k.saboteur.Install(ctx, trials[i].vm); err != nil {
 			return nil, err
 		}
 	}
@@ -258,7 +257,7 @@ func (g *ground) recover(ctx context.Context, k kind, trials []*trial) error {
 	}
 	names := make([]string, 0, len(trials))
 	for _, t := range trials {
-		if err := k.saboteur.remove(ctx, t.vm); err != nil {
+		if err := k.saboteur.Remove(ctx, t.vm); err != nil {
 			return err
 		}
 		if _, err := t.vm.Must(ctx, "systemctl", "start", "infractl-agent.service"); err != nil {

@@ -32,20 +32,36 @@ func TestABadSiteFileReachesNoHost(t *testing.T) {
 	}
 }
 
-func TestAnEditThatClosesTheBastionIsUndone(t *testing.T) {
-	defer restore(t)
+func TestAnEditThatClosesTheBastionReachesNoHost(t *testing.T) {
 	file := edited(t, "{name: bastion,    from: client-relay, to: all, ", "{name: bastion,    from: client-relay, to: srv-dhcp-dns, ")
+	if out := apply(t, 1, file); !strings.Contains(out, "no flow lets the relay") {
+		t.Errorf("apply said: %s", out)
+	}
+}
+
+func TestSshdThatRefusesEverybodyIsUndoneAndRemembered(t *testing.T) {
+	defer restore(t)
+	vm := site.Lab.VM(Prod)
+	if err := RefusingSshd().Install(t.Context(), vm); err != nil {
+		t.Fatal(err)
+	}
+	file := edited(t, "max_auth_tries: 4", "max_auth_tries: 5")
 	out := apply(t, 12, file)
 	if !strings.Contains(out, "halted") {
 		t.Errorf("apply said: %s", out)
 	}
-	for _, node := range Nodes() {
-		infractl(t, 0, "ssh", node, "--user", "operator", "--", "true")
+	if err := RefusingSshd().Remove(t.Context(), vm); err != nil {
+		t.Fatal(err)
 	}
-	out = infractl(t, 12, "apply", "-f", file, "--overlay", site.Overlay, "--yes")
-	if !strings.Contains(out, "known") {
+	infractl(t, 0, "ssh", Prod, "--user", "operator", "--", "true")
+	if out := apply(t, 12, file); !strings.Contains(out, "known") {
 		t.Errorf("the second try does not say that it is known-bad: %s", out)
 	}
+	if out := infractl(t, 0, "node", "show", Prod); !strings.Contains(out, "known-bad") {
+		t.Errorf("node show: %s", out)
+	}
+	infractl(t, 0, "node", "clear", Prod)
+	apply(t, 0, file)
 }
 
 func TestTheSSHPortMovesAndTheOldOneCloses(t *testing.T) {

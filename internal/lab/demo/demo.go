@@ -144,6 +144,9 @@ func (s *Site) install(vm *lab.VMSpec, units []string) {
 		vm.Mounts = append(vm.Mounts, lab.Mount{Host: filepath.Join(s.opts.Bin, name), Guest: "/usr/bin/" + name, RO: true})
 	}
 	program("infractl-agent")
+	if s.opts.Log != nil {
+		vm.Files = append(vm.Files, lab.File{Guest: "/etc/infractl/agent.env", Mode: 0o644, Content: []byte("INFRACTL_LOG_LEVEL=debug\n")})
+	}
 	unit := func(path string, enable bool) {
 		name := filepath.Base(path)
 		vm.Mounts = append(vm.Mounts, lab.Mount{Host: path, Guest: "/etc/systemd/system/" + name, RO: true})

@@ -1,4 +1,4 @@
-package bench
+package demo
 
 import (
 	"context"
@@ -7,9 +7,11 @@ import (
 	"github.com/infractl/infractl/internal/lab"
 )
 
-// The saboteurs stand before the real programs on the agent's PATH and act only while a commit is armed: they stand for a
-// change that is wrong in a way that no check before it has seen.
+// The saboteurs' programs act once, and only while a commit is armed.
 const (
+	restorePath   = "/usr/local/sbin/iptables-restore"
+	systemctlPath = "/usr/local/sbin/systemctl"
+
 	whileArmed = `armed() { for f in /var/lib/infractl/commits/*/armed.json; do [ -e "$f" ] && return 0; done; return 1; }
 `
 	// dropEverything lets the rules be loaded and verified, and then drops everything in our own chains.
@@ -52,12 +54,26 @@ exit $rc
 `
 )
 
-// saboteur is a program that stands before a real one.
-type saboteur struct {
+// Saboteur is a program that stands before a real one on the agent's PATH, and makes one commit go wrong in a way that no
+// check before it has seen. The zero value does nothing.
+type Saboteur struct {
 	path, script string
 }
 
-func (s saboteur) install(ctx context.Context, vm *lab.VM) error {
+// DropEverything makes the firewall drop everything once it was loaded and verified.
+func DropEverything() Saboteur { return Saboteur{restorePath, dropEverything} }
+
+// DeadSshd makes sshd stop and unable to start.
+func DeadSshd() Saboteur { return Saboteur{systemctlPath, deadSshd} }
+
+// RefusingSshd makes sshd refuse every login.
+func RefusingSshd() Saboteur { return Saboteur{systemctlPath, refusingSshd} }
+
+// CutOff makes the relay's firewall drop its logins to the fleet.
+func CutOff() Saboteur { return Saboteur{restorePath, cutOff} }
+
+// Install puts the saboteur into a VM.
+func (s Saboteur) Install(ctx context.Context, vm *lab.VM) error {
 	if s.path == "" {
 		return nil
 	}
@@ -67,7 +83,8 @@ func (s saboteur) install(ctx context.Context, vm *lab.VM) error {
 	return errs.Wrap("install a saboteur", vm.WriteFile(ctx, s.path, 0o755, []byte(s.script)))
 }
 
-func (s saboteur) remove(ctx context.Context, vm *lab.VM) error {
+// Remove takes it away.
+func (s Saboteur) Remove(ctx context.Context, vm *lab.VM) error {
 	if s.path == "" {
 		return nil
 	}
