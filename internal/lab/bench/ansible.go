@@ -136,7 +136,6 @@ func play(ctx context.Context, l *lab.Lab, dir, key string, port int) (float64, 
 		"HOME="+dir, "ansible-playbook", "site.yml")
 	out, err := cmd.CombinedOutput()
 	took := time.Since(begun).Seconds()
-	_ = exec.Command("pkill", "-f", dir+"/.cp/").Run() // the masters that ControlPersist left; no match is fine
 	if err != nil {
 		return 0, errs.New(errs.Internal, "ansible-playbook: %w\n%s", err, tail(string(out), 3000))
 	}

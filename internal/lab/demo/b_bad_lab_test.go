@@ -54,7 +54,7 @@ func TestSshdThatRefusesEverybodyIsUndoneAndRemembered(t *testing.T) {
 		t.Fatal(err)
 	}
 	infractl(t, 0, "ssh", Prod, "--user", "operator", "--", "true")
-	if out := apply(t, 12, file); !strings.Contains(out, "known") {
+	if out := apply(t, 12, file); !strings.Contains(out, "before") {
 		t.Errorf("the second try does not say that it is known-bad: %s", out)
 	}
 	if out := infractl(t, 0, "node", "show", Prod); !strings.Contains(out, "known-bad") {

@@ -34,11 +34,11 @@ exit $rc
 esac
 exec /usr/bin/systemctl "$@"
 `
-	// refusingSshd makes sshd refuse everybody when it is reloaded.
+	// refusingSshd lets sshd start, listen and greet, and ends every login: only a real one shows it.
 	refusingSshd = "#!/bin/sh\n" + whileArmed + `case "$*" in *reload*ssh*|*restart*ssh*)
   if armed && [ ! -e /run/sabotaged ]; then
     : > /run/sabotaged
-    echo 'DenyUsers *' >> /etc/ssh/sshd_config.d/00-infractl.conf
+    echo 'ChrootDirectory /nonexistent' >> /etc/ssh/sshd_config.d/00-infractl.conf
   fi;;
 esac
 exec /usr/bin/systemctl "$@"
