@@ -16,9 +16,11 @@ import (
 
 // captured are the files of the end state that Ansible is to reach.
 func captured() []string {
-	return []string{"/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/etc/sysctl.d/90-infractl.conf", "/etc/chrony/conf.d/infractl.conf",
+	return []string{"/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/etc/sysctl.d/90-infractl-net.conf",
+		"/etc/sysctl.d/90-infractl-sshd.conf", "/etc/chrony/conf.d/infractl.conf", "/etc/chrony/sources.d/infractl.sources",
 		"/etc/sudoers.d/infractl", "/etc/ssh/infractl-keys/operator", "/etc/ssh/infractl-keys/developer",
-		"/etc/ssh/sshd_config.d/00-infractl.conf", "/var/lib/infractl/firewall/rules.v4", "/var/lib/infractl/firewall/rules.v6"}
+		"/etc/ssh/sshd_config.d/00-infractl.conf", "/etc/systemd/system/ssh.service.d/infractl.conf",
+		"/var/lib/infractl/firewall/rules.v4", "/var/lib/infractl/firewall/rules.v6"}
 }
 
 // capture copies the end state's files out of the VMs and returns the playbook's folder.
@@ -111,8 +113,11 @@ func prepareForAnsible(ctx context.Context, vm *lab.VM, key string) error {
 		return errs.New(errs.Internal, "read the key: %w", err)
 	}
 	for _, argv := range [][]string{
-		{"useradd", "-m", "-s", "/bin/bash", "-p", "*", "operator"},
+		{"useradd", "-m", "-s", "/bin/bash", "-p", "*", "-N", "-g", "users", "operator"},
 		{"install", "-d", "-m", "700", "-o", "operator", "/home/operator/.ssh"},
+		// As in the template's first-boot firewall: without a rule that tracks connections, the kernel knows none of those that
+		// are open when the rules come, and Ansible would cut itself off.
+		{"iptables", "-A", "INPUT", "-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED", "-j", "ACCEPT"},
 	} {
 		if _, err := vm.Must(ctx, argv...); err != nil {
 			return err
@@ -129,11 +134,11 @@ func play(ctx context.Context, l *lab.Lab, dir, key string, port int) (float64, 
 	if err := os.WriteFile(filepath.Join(dir, "inventory.ini"), []byte(inventory(dir, key, port)), 0o600); err != nil {
 		return 0, errs.Wrap("write the inventory", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 150*time.Second)
 	defer cancel()
 	begun := time.Now()
 	cmd := l.Namespace(demo.Operator).Command(ctx, "env", "-C", dir, "ANSIBLE_CONFIG="+filepath.Join(dir, "ansible.cfg"),
-		"HOME="+dir, "ansible-playbook", "site.yml")
+		"HOME="+dir, "LC_ALL=C.UTF-8", "ansible-playbook", "site.yml")
 	out, err := cmd.CombinedOutput()
 	took := time.Since(begun).Seconds()
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -99,7 +100,7 @@ func noopApplies(ctx context.Context, s *demo.Site) (float64, error) {
 
 // seesAHandChange changes one file on one host and wants the next apply to mend it: a no-op apply must not trust its memory.
 func seesAHandChange(ctx context.Context, s *demo.Site, r *Report) error {
-	const file = "/etc/sysctl.d/90-infractl.conf"
+	const file = "/etc/sysctl.d/90-infractl-net.conf"
 	vm := s.Lab.VM(demo.Prod)
 	want, err := vm.ReadFile(ctx, file)
 	if err != nil {
@@ -150,7 +151,6 @@ type way struct {
 
 type probed struct {
 	ok, total int
-	wrong     []string
 }
 
 // ways are what the example site's hardening must have opened and closed; the same list judges infractl and Ansible.
@@ -166,22 +166,24 @@ func ways() []way {
 	return list
 }
 
-// endState opens every way for real.
+// endState opens every way for real, all at once.
 func endState(ctx context.Context, l *lab.Lab) (probed, error) {
-	var p probed
-	for _, w := range ways() {
-		open, seen := opens(ctx, l, w)
-		p.total++
-		if open == w.open {
-			p.ok++
-		} else {
-			p.wrong = append(p.wrong, fmt.Sprintf("%s to %s:%d open=%v (%v)", w.from, w.to, w.port, open, seen))
-		}
+	list := ways()
+	wrong := make([]string, len(list))
+	var wg sync.WaitGroup
+	for i, w := range list {
+		wg.Go(func() {
+			if open, seen := opens(ctx, l, w); open != w.open {
+				wrong[i] = fmt.Sprintf("%s to %s:%d open=%v (%v)", w.from, w.to, w.port, open, seen)
+			}
+		})
 	}
-	if len(p.wrong) > 0 {
-		return p, errs.New(errs.Internal, "wrong end state: %s", strings.Join(p.wrong, "; "))
+	wg.Wait()
+	wrong = slices.DeleteFunc(wrong, func(s string) bool { return s == "" })
+	if len(wrong) > 0 {
+		return probed{}, errs.New(errs.Internal, "wrong end state: %s", strings.Join(wrong, "; "))
 	}
-	return p, nil
+	return probed{ok: len(list), total: len(list)}, nil
 }
 
 // opens reports whether a way is open: a connection or a refusal, not silence. seen is what the kernel said.
