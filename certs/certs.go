@@ -8,6 +8,7 @@
 package certs
 
 import (
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
 	"math/big"
@@ -69,6 +70,13 @@ func SerialHex(serial *big.Int) string {
 		return ""
 	}
 	return hex.EncodeToString(serial.FillBytes(make([]byte, 16)))
+}
+
+// KeyHash returns the hash by which a certificate's key is bound to its identity: the lower-case hex SHA-256 of its
+// SubjectPublicKeyInfo.
+func KeyHash(cert *x509.Certificate) string {
+	sum := sha256.Sum256(cert.RawSubjectPublicKeyInfo)
+	return hex.EncodeToString(sum[:])
 }
 
 // RenewAt returns when cert should be replaced: after two thirds of its life, counted from when it was made.

@@ -22,8 +22,11 @@ const maxNotice = 8192
 // Notice is what a revoked identity is told, and the one thing that makes it give itself up.
 type Notice struct {
 	Site string `json:"site"`
-	// Serial is the serial number of the revoked certificate, as SerialHex writes it.
+	// Serial is the serial number of the revoked certificate, as SerialHex writes it; empty where only its key is known.
 	Serial string `json:"serial"`
+	// Key is the hash of the revoked key, as KeyHash writes it: what was revoked is the key, and with it each certificate
+	// that was made for it. An agent that lost the answer to a renewal holds an older one than its server thinks.
+	Key string `json:"key"`
 	// Time is when the notice was signed, by the server's clock.
 	Time time.Time `json:"time"`
 }
@@ -34,10 +37,11 @@ type signedNotice struct {
 	Issuing   []byte `json:"issuing"`
 }
 
-// SignNotice returns the signed notice "you are revoked" for the certificate with this serial number.
-func (a *Authority) SignNotice(serial string) ([]byte, error) {
+// SignNotice returns the signed notice "you are revoked" for the certificate with this serial number and the key with this
+// hash.
+func (a *Authority) SignNotice(serial, keyHash string) ([]byte, error) {
 	const op = "sign revocation notice"
-	payload, err := json.Marshal(Notice{Site: a.site, Serial: serial, Time: a.clock.Now().UTC().Truncate(time.Second)})
+	payload, err := json.Marshal(Notice{Site: a.site, Serial: serial, Key: keyHash, Time: a.clock.Now().UTC().Truncate(time.Second)})
 	if err != nil {
 		return nil, errs.Wrap(op, err)
 	}
@@ -53,9 +57,9 @@ func (a *Authority) SignNotice(serial string) ([]byte, error) {
 }
 
 // VerifyNotice reads a notice and returns nil error only if it was signed by an issuing certificate under the root of
-// rootPEM and is about exactly this site and serial number. Times are not checked: the receiver's clock may be wrong, and
-// a serial number that was revoked once stays so. Anything else is Unauthenticated: it must not be acted on.
-func VerifyNotice(rootPEM []byte, site, serial string, data []byte) (Notice, error) {
+// rootPEM and is about exactly this site, and this serial number or key. Times are not checked: the receiver's clock may be
+// wrong, and what was revoked once stays so. Anything else is Unauthenticated: it must not be acted on.
+func VerifyNotice(rootPEM []byte, site, serial, keyHash string, data []byte) (Notice, error) {
 	refuse := func(why string) (Notice, error) {
 		return Notice{}, errs.New(errs.Unauthenticated, "revocation notice is not genuine: %s", why)
 	}
@@ -82,7 +86,7 @@ func VerifyNotice(rootPEM []byte, site, serial string, data []byte) (Notice, err
 	if decodeStrict(env.Payload, &n) != nil {
 		return refuse("its content cannot be read")
 	}
-	if n.Site != site || n.Serial != serial || serial == "" {
+	if n.Site != site || !(serial != "" && n.Serial == serial || keyHash != "" && n.Key == keyHash) {
 		return refuse("it is about another certificate")
 	}
 	return n, nil

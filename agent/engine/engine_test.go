@@ -67,7 +67,9 @@ func (p *fileProvider) Apply(_ context.Context, plan provider.Plan[*v1.SystemSpe
 	return err
 }
 
-func (p *fileProvider) Verify(context.Context, provider.Wish[*v1.SystemSpec]) error { return p.verifyErr }
+func (p *fileProvider) Verify(context.Context, provider.Wish[*v1.SystemSpec]) error {
+	return p.verifyErr
+}
 func (p *fileProvider) Keep(context.Context, provider.Wish[*v1.SystemSpec]) error {
 	p.kept++
 	return nil

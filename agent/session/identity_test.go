@@ -56,6 +56,23 @@ func TestOnlyAGenuineNoticeEndsAnIdentity(t *testing.T) {
 	}
 }
 
+// TestRevokedKeyEndsEachOfItsCertificates: a renewal whose answer was lost leaves the agent with an older serial number than
+// the server knows.
+func TestRevokedKeyEndsEachOfItsCertificates(t *testing.T) {
+	server := sessiontest.New(t, nil)
+	a := newAgent(t, server)
+	x := a.start()
+	list, err := a.store.Identities()
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.End(server.RevokedKeyError(t, "00000000000000000000000000000001", certs.KeyHash(list[0].Leaf)))
+	var revoked *session.RevokedError
+	if err := <-a.ended; !errors.As(err, &revoked) {
+		t.Fatalf("got %v, want revoked", err)
+	}
+}
+
 func TestRevocationCutsALiveStream(t *testing.T) {
 	server := sessiontest.New(t, nil)
 	a := newAgent(t, server)

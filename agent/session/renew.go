@@ -164,7 +164,7 @@ func (s *Session) judge(err error, held []*enrol.Identity) error {
 				continue
 			}
 			for _, id := range held {
-				_, verr := certs.VerifyNotice(id.RootPEM, id.Identity.Site, id.Serial(), notice.GetSignature())
+				_, verr := certs.VerifyNotice(id.RootPEM, id.Identity.Site, id.Serial(), certs.KeyHash(id.Leaf), notice.GetSignature())
 				if verr == nil {
 					return &RevokedError{Serial: id.Serial()}
 				}

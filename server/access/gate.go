@@ -179,8 +179,7 @@ func (g *Gate) caller(ctx context.Context) Caller {
 	if err != nil {
 		return c
 	}
-	sum := sha256.Sum256(info.State.PeerCertificates[0].RawSubjectPublicKeyInfo)
-	c.Identity, c.KeyHash, c.Actor = id, hex.EncodeToString(sum[:]), id.String()
+	c.Identity, c.KeyHash, c.Actor = id, certs.KeyHash(info.State.PeerCertificates[0]), id.String()
 	return c
 }
 

@@ -23,7 +23,7 @@ func (g *Gate) identify(ctx context.Context, c Caller) (Caller, Reason, error) {
 	revoked, err := g.cfg.Fleet.Revoked.Get(ctx, c.KeyHash)
 	switch {
 	case err == nil:
-		err = RevokedError(g.cfg.Authority, c.Identity.Serial, revoked.Value.Identity)
+		err = RevokedError(g.cfg.Authority, c.Identity.Serial, c.KeyHash, revoked.Value.Identity)
 		return c, ReasonRevoked, err
 	case !errs.Is(err, errs.NotFound):
 		return c, ReasonUnknown, errs.Wrap("look up revocation", err)
@@ -65,13 +65,13 @@ func (g *Gate) identifyOperator(ctx context.Context, c Caller) (Caller, Reason, 
 // RevokedError is the answer to whoever holds a revoked certificate: the signed notice rides on it as a status detail, and
 // is what makes an agent give its identity up. Its Signature is the whole of what certs.Authority.SignNotice returns, for
 // certs.VerifyNotice; the other fields repeat it for people.
-func RevokedError(authority *certs.Authority, serial, identity string) error {
+func RevokedError(authority *certs.Authority, serial, key, identity string) error {
 	base := errs.New(errs.Revoked, "%s was revoked", identity).WithHint("enrol or log in again with a new key")
-	signed, err := authority.SignNotice(serial)
+	signed, err := authority.SignNotice(serial, key)
 	if err != nil {
 		return errs.Wrap("sign revocation notice", err)
 	}
-	notice, err := certs.VerifyNotice(authority.RootPEM(), authority.Site(), serial, signed)
+	notice, err := certs.VerifyNotice(authority.RootPEM(), authority.Site(), serial, key, signed)
 	if err != nil {
 		return errs.Wrap("sign revocation notice", err)
 	}

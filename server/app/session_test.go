@@ -191,6 +191,19 @@ func TestRevocationCutsTheSessionWithinASecond(t *testing.T) {
 	wantNotice(t, m, err)
 	_, err = m.recover()
 	wantNotice(t, m, err)
+	dns := f.node(anna, "dns")
+	impostor := *m // a revoked key speaks of a node that is in good standing
+	impostor.name = "dns"
+	_, err = impostor.recover()
+	wantNotice(t, m, err)
+	for _, d := range status.Convert(err).Details() {
+		if n, ok := d.(*v1.RevocationNotice); ok {
+			if _, err := certs.VerifyNotice(dns.cred.RootPEM, testSite, dns.cred.Identity.Serial,
+				certs.KeyHash(dns.cred.Leaf), n.GetSignature()); err == nil {
+				t.Error("the notice speaks of the other node")
+			}
+		}
+	}
 
 	if _, err := nodes.ForgetNode(t.Context(), &v1.ForgetNodeRequest{Name: "web"}); err != nil {
 		t.Fatal(err)
@@ -210,7 +223,7 @@ func wantNotice(t *testing.T, m *machine, err error) {
 	wantCode(t, err, errs.Revoked)
 	for _, d := range status.Convert(err).Details() {
 		if n, ok := d.(*v1.RevocationNotice); ok {
-			if _, err := certs.VerifyNotice(m.cred.RootPEM, testSite, m.cred.Identity.Serial, n.GetSignature()); err != nil {
+			if _, err := certs.VerifyNotice(m.cred.RootPEM, testSite, m.cred.Identity.Serial, certs.KeyHash(m.cred.Leaf), n.GetSignature()); err != nil {
 				t.Error(err)
 			}
 			return

@@ -112,7 +112,8 @@ func (e *Enrolment) Recover(ctx context.Context, req *v1.RecoverRequest) (*v1.Re
 		return nil, e.refusal(ctx, access.ReasonRecovery, req.GetNode(), err)
 	}
 	if rev, err := e.cfg.Fleet.Revoked.Get(ctx, hash); err == nil {
-		return nil, e.tellRevoked(ctx, req.GetNode(), rev.Value)
+		return nil, e.refusal(ctx, access.ReasonRevoked, req.GetNode(),
+			access.RevokedError(e.cfg.Authority, "", hash, rev.Value.Identity))
 	}
 	issued, err := e.cfg.Authority.IssueNode(req.GetCsr(), req.GetNode())
 	if err != nil {
@@ -184,15 +185,6 @@ func (e *Enrolment) proveKey(req *v1.RecoverRequest) (string, error) {
 		return "", errs.New(errs.Denied, "the nonce is not signed by the key of the request")
 	}
 	return fleet.KeyHash(pub)
-}
-
-// tellRevoked answers a revoked node that comes by this way. Its last serial number is the one that its agent holds.
-func (e *Enrolment) tellRevoked(ctx context.Context, node string, rev fleet.Revocation) error {
-	serial := ""
-	if n, err := e.cfg.Fleet.Node(ctx, node); err == nil {
-		serial = n.Serial
-	}
-	return e.refusal(ctx, access.ReasonRevoked, node, access.RevokedError(e.cfg.Authority, serial, rev.Identity))
 }
 
 func judgeRecovery(n *fleet.Node, req *v1.RecoverRequest, state fleet.ServerState) verdict {

@@ -117,7 +117,7 @@ func (s *Service) Connect(stream grpc.BidiStreamingServer[v1.ConnectRequest, v1.
 // told makes sure that whoever was cut off because of a revocation is told so at once.
 func (s *Service) told(ctx context.Context, caller access.Caller, err error) error {
 	if rev, rerr := s.cfg.Fleet.Revoked.Get(context.WithoutCancel(ctx), caller.KeyHash); rerr == nil {
-		return access.RevokedError(s.cfg.Authority, caller.Identity.Serial, rev.Value.Identity)
+		return access.RevokedError(s.cfg.Authority, caller.Identity.Serial, caller.KeyHash, rev.Value.Identity)
 	}
 	return err
 }

@@ -20,8 +20,13 @@ import (
 
 // RevokedError is the answer to the certificate with the given serial number once it was revoked, with its signed notice.
 func (s *Server) RevokedError(t testing.TB, serial string) error {
+	return s.RevokedKeyError(t, serial, "")
+}
+
+// RevokedKeyError is the same for a key, whatever certificate was made for it.
+func (s *Server) RevokedKeyError(t testing.TB, serial, key string) error {
 	t.Helper()
-	signed, err := s.Authority.SignNotice(serial)
+	signed, err := s.Authority.SignNotice(serial, key)
 	if err != nil {
 		t.Fatal(err)
 	}
