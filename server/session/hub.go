@@ -69,6 +69,7 @@ func NewHub(ctx context.Context, cfg HubConfig) (*Hub, error) {
 		}
 		h.pending[t.id] = t
 	}
+	h.dropLate(cfg.Clock.Now())
 	if cfg.Registry != nil {
 		cfg.Registry.MustRegister(
 			gauge("infractl_sessions", "Live sessions of agents.", func() int { return len(h.live) }, &h.mu),

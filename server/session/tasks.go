@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -20,8 +21,10 @@ const (
 	maxPending = 64
 	// nearNotAfter is the time that a node which is away would need to come back and accept.
 	nearNotAfter = 30 * time.Second
-	// acceptGrace is how long after NotAfter an acceptance may still be on its way.
+	// acceptGrace is how long after NotAfter an acceptance may still be on its way; dropAfter is when whoever waited for it
+	// has given up for sure.
 	acceptGrace = 5 * time.Second
+	dropAfter   = 2 * acceptGrace
 	// keepTasks is how long a task and its result are kept.
 	keepTasks = 24 * time.Hour
 	// maxTask is the largest task, in bytes: what agents accept as one message, with room to spare.
@@ -76,16 +79,18 @@ func (h *Hub) Do(ctx context.Context, node string, msg *v1.Task, progress func(*
 		return nil, errs.Wrap(op, err)
 	}
 	t := newTask(node, msg, false)
+	now := h.cfg.Clock.Now()
 	h.mu.Lock()
+	h.dropLate(now)
 	live := h.live[node] != nil
 	count := 0
 	for _, other := range h.pending {
-		if other.node == node {
+		if other.node == node && !other.late(now, dropAfter) {
 			count++
 		}
 	}
 	h.mu.Unlock()
-	if !live && t.notAfter.Sub(h.cfg.Clock.Now()) < nearNotAfter {
+	if !live && t.notAfter.Sub(now) < nearNotAfter {
 		return nil, errs.Wrap(op, away(node))
 	}
 	if count >= maxPending {
@@ -107,6 +112,22 @@ func (h *Hub) Do(ctx context.Context, node string, msg *v1.Task, progress func(*
 	}
 	h.mu.Unlock()
 	return h.wait(ctx, t, progress)
+}
+
+// late reports whether the agent can't have begun a task for all that is known here.
+func (t *task) late(now time.Time, grace time.Duration) bool {
+	return !t.accepted && now.After(t.notAfter.Add(grace))
+}
+
+// dropLate forgets tasks that were not accepted in time, so that they count no more. An apply stays: its agent may have begun
+// it unheard, and says so when it is back.
+func (h *Hub) dropLate(now time.Time) {
+	for id, t := range h.pending {
+		if t.late(now, dropAfter) && t.msg.GetApply() == nil {
+			delete(h.pending, id)
+			close(t.done)
+		}
+	}
 }
 
 func checkTask(msg *v1.Task) error {
@@ -272,7 +293,7 @@ func (h *Hub) finish(ctx context.Context, node string, res *v1.TaskResult) error
 			return errs.New(errs.Denied, "node %s speaks of a task of node %s", node, r.Node)
 		}
 		if len(r.Result) == 0 {
-			r.Result = data
+			r.Result, r.Task = data, nil // what was to be done, a whole host spec maybe, is of no use any more
 		}
 		return nil
 	})
@@ -291,23 +312,29 @@ func (h *Hub) finish(ctx context.Context, node string, res *v1.TaskResult) error
 
 // prune forgets tasks that are older than keepTasks, with or without a result.
 func (h *Hub) prune(ctx context.Context) error {
+	now := h.cfg.Clock.Now()
+	h.mu.Lock()
+	h.dropLate(now)
+	h.mu.Unlock()
 	recs, err := h.cfg.Store.List(ctx, KindTask, store.ListOptions{NamesOnly: true})
 	if err != nil {
 		return err
 	}
-	before := h.cfg.Clock.Now().Add(-keepTasks)
-	var ops []store.Op
-	for _, r := range recs {
-		if r.Updated.Before(before) && len(ops) < store.MaxOps {
+	old := slices.DeleteFunc(recs, func(r store.Record) bool { return !r.Updated.Before(now.Add(-keepTasks)) })
+	for chunk := range slices.Chunk(old, store.MaxOps) {
+		ops := make([]store.Op, 0, len(chunk))
+		for _, r := range chunk {
 			ops = append(ops, store.Delete{Kind: KindTask, Name: r.Name, Expect: store.Any})
 		}
+		if _, err := h.cfg.Store.Write(ctx, ops...); err != nil {
+			return err
+		}
+		h.giveUp(ops)
 	}
-	if len(ops) == 0 {
-		return nil
-	}
-	if _, err := h.cfg.Store.Write(ctx, ops...); err != nil {
-		return err
-	}
+	return nil
+}
+
+func (h *Hub) giveUp(ops []store.Op) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, op := range ops {
@@ -317,5 +344,4 @@ func (h *Hub) prune(ctx context.Context) error {
 			close(t.done)
 		}
 	}
-	return nil
 }
