@@ -7,6 +7,7 @@ package engine
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"time"
 
@@ -182,7 +183,7 @@ func (a *apply) widen(ctx context.Context) {
 	a.update(func(s *v1.HostState) {
 		s.Degraded = nil
 		if !ok {
-			s.Degraded = []string{a.result.Phases[len(a.result.Phases)-1].GetError().GetMessage()}
+			s.Degraded = firstLines([]string{a.result.Phases[len(a.result.Phases)-1].GetError().GetMessage()}, 1)
 		}
 	})
 }
@@ -240,11 +241,12 @@ func (a *apply) add(phase v1.Phase, outcome v1.PhaseOutcome, steps []provider.St
 	for _, s := range steps {
 		r.Changes = append(r.Changes, s.Changes()...)
 	}
+	r.Changes = told(r.Changes)
 	if !started.IsZero() {
 		r.Duration = durationpb.New(a.clock.Now().Sub(started))
 	}
 	if err != nil {
-		r.Error = &v1.TaskError{Code: string(errs.CodeOf(err)), Message: err.Error(), Hint: errs.HintOf(err)}
+		r.Error = &v1.TaskError{Code: string(errs.CodeOf(err)), Message: strings.ToValidUTF8(err.Error(), "?"), Hint: errs.HintOf(err)}
 		a.log.Warn("phase ended", "phase", phase, "outcome", outcome, "error", err)
 	}
 	a.result.Phases = append(a.result.Phases, r)

@@ -95,7 +95,7 @@ func (e *Engine) difference(ctx context.Context, spec *v1.HostSpec) ([]*v1.Chang
 	for _, c := range all {
 		changes = append(changes, c...)
 	}
-	return changes, nil
+	return told(changes), nil
 }
 
 // LookForDrift compares the host with the spec that it last narrowed to, and stores what differs. Drift is reported, never
@@ -124,5 +124,5 @@ func (e *Engine) widened(ctx context.Context) []string {
 			lines = append(lines, w.Widened(ctx)...)
 		}
 	}
-	return lines
+	return firstLines(lines, maxWidened)
 }

@@ -41,6 +41,9 @@ func (r *reporter) refresh(ctx context.Context, limit time.Duration) bool {
 	r.mu.Unlock()
 	for {
 		facts := r.read(ctx)
+		if facts != nil {
+			validText(facts)
+		}
 		r.mu.Lock()
 		if ctx.Err() != nil { // it was cut short and may have gaps
 			r.readingNow, r.taken = false, time.Time{}

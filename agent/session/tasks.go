@@ -22,7 +22,7 @@ const (
 	// resendAfter is how long a result waits for its acknowledgement before it is sent again.
 	resendAfter = 30 * time.Second
 	// maxResult is the largest result: a message of the session, with room for its frame.
-	maxResult = mtls.MaxMessage - 64<<10
+	maxResult = mtls.MaxSessionMessage - 64<<10
 )
 
 // Kinds of work, as the journal and errors name them.
@@ -206,6 +206,7 @@ func (t *tasks) run(task *v1.Task, kind string) {
 		result.Error = taskError(err)
 	}
 	t.log.Info("task ended", "task", task.GetId(), "kind", kind, "duration", time.Since(started), "error", err)
+	validText(result)
 	if size := proto.Size(result); size > maxResult {
 		result = &v1.TaskResult{TaskId: task.GetId(), Error: taskError(errs.New(errs.Exhausted,
 			"the result has %d bytes, more than %d", size, maxResult))}

@@ -12,6 +12,8 @@ import (
 const (
 	// MaxMessage is the largest message that server, agents and operators accept, in bytes.
 	MaxMessage = 10 << 20
+	// MaxSessionMessage is the largest message that an agent may send in its session, in bytes.
+	MaxSessionMessage = 1 << 20
 	// MaxEnrolMessage is the largest message that the enrolment listener accepts: its callers are not known yet.
 	MaxEnrolMessage = 64 << 10
 	// MaxHeaders is the largest list of headers that is accepted, in bytes.

@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/infractl/infractl/certs"
+	"github.com/infractl/infractl/internal/mtls"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
@@ -20,7 +21,7 @@ const (
 // Limits of requests in bytes.
 const (
 	limitSmall   = 64 << 10
-	limitSession = 1 << 20
+	limitSession = mtls.MaxSessionMessage
 	limitSite    = 4 << 20 // a site file and its overlay, 1 MiB each, with room for names
 )
 
