@@ -244,7 +244,7 @@ func (c *caster) need(ctx context.Context, node string, w site.Witness, way site
 		facts = to.Facts.M
 	}
 	n.HostKeys = facts.GetSshHostKeys()
-	n.Ports = sshPorts(facts.GetSshPorts(), target.Spec.GetSshd().GetPort(), pass, way.To == node)
+	n.Ports = sshPorts(facts.GetSshPorts(), target.Spec.GetSshd().GetPort(), pass, way.To == node && to != nil && everKept(to))
 	if n.User = loginUser(target.Spec); n.User == "" {
 		n.Kind = v1.ProbeKind_PROBE_KIND_SSH_BANNER // nobody of ours may log in there
 	}
@@ -253,7 +253,11 @@ func (c *caster) need(ctx context.Context, node string, w site.Witness, way site
 
 // sshPorts returns the ports on which a login proves what the pass needs, the best first. Widening is proved on the old way,
 // narrowing on the new one. On another node than the one that commits any port will do: what is proved is the way there.
-func sshPorts(listening []uint32, wanted uint32, pass v1.Pass, own bool) []uint32 {
+//
+// settled says that the login is to the committing node and that it has kept something before. A new node may listen on its
+// template's port, which the relay's own firewall has long closed; a login on the new way, which the widening opens beside
+// the old one, proves then that people get in.
+func sshPorts(listening []uint32, wanted uint32, pass v1.Pass, settled bool) []uint32 {
 	var old []uint32
 	for _, p := range listening {
 		if p != wanted {
@@ -265,11 +269,11 @@ func sshPorts(listening []uint32, wanted uint32, pass v1.Pass, own bool) []uint3
 		return old
 	case wanted == 0:
 		return []uint32{22}
-	case pass == v1.Pass_PASS_NARROW && own:
+	case pass == v1.Pass_PASS_NARROW && settled:
 		return []uint32{wanted}
 	case pass == v1.Pass_PASS_NARROW:
 		return append([]uint32{wanted}, old...)
-	case own && len(old) > 0:
+	case settled && len(old) > 0:
 		return old
 	}
 	return append(old, wanted)
