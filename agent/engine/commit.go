@@ -25,7 +25,7 @@ func (a *apply) commit(ctx context.Context, phase v1.Phase, stage provider.Stage
 	failed := v1.PhaseOutcome_PHASE_OUTCOME_FAILED
 	steps, err := a.plan(ctx, a.spec, stage, a.task.GetLaggards())
 	if err != nil {
-		a.add(phase, failed, nil, started, err)
+		a.fail(ctx, phase, failed, nil, started, err)
 		return false
 	}
 	if len(steps) == 0 {
@@ -44,15 +44,19 @@ func (a *apply) commit(ctx context.Context, phase v1.Phase, stage provider.Stage
 	}
 	a.progress(phase, "snapshot")
 	if err := a.arm(ctx, stage, steps, window); err != nil {
-		a.add(phase, failed, steps, started, err)
+		a.fail(ctx, phase, failed, steps, started, err)
 		return false
 	}
 	// From here on a canceled task or a stopping agent must not leave the commit half done: it goes on to its end, and the
 	// armed revert is there for a dead one.
 	ctx = context.WithoutCancel(ctx)
 	deadline := time.Now().Add(window - revertAhead)
-	if err := a.applySteps(ctx, phase, steps); err != nil {
+	if late, err := a.applySteps(ctx, phase, steps, deadline); err != nil {
 		a.revert(ctx)
+		if late { // a slow host is not wrong content
+			failed = v1.PhaseOutcome_PHASE_OUTCOME_UNCONFIRMED
+			err = errs.New(errs.RolledBack, "the change took longer than its window of %s: %w", window, err)
+		}
 		a.add(phase, failed, steps, started, err)
 		return false
 	}
@@ -107,8 +111,22 @@ func (a *apply) arm(ctx context.Context, stage provider.Stage, steps []provider.
 	return nil
 }
 
-func (a *apply) applySteps(ctx context.Context, phase v1.Phase, steps []provider.Step) error {
+// applySteps ends with the window at the latest, so that it does not work against the revert that begins then; late says
+// that it did.
+func (a *apply) applySteps(ctx context.Context, phase v1.Phase, steps []provider.Step, deadline time.Time) (late bool, err error) {
+	ctx, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
+	if err := a.stepsWithin(ctx, phase, steps); err != nil {
+		return ctx.Err() != nil, err
+	}
+	return ctx.Err() != nil, ctx.Err()
+}
+
+func (a *apply) stepsWithin(ctx context.Context, phase v1.Phase, steps []provider.Step) error {
 	for _, s := range steps {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		a.progress(phase, s.Name())
 		if err := s.Apply(ctx); err != nil {
 			return errs.Wrap("apply "+s.Name(), err)
@@ -159,7 +177,16 @@ func (a *apply) askOnce(ctx context.Context, deadline time.Time) (*v1.ConfirmRes
 
 // revert brings the former state back now, together with whoever else does.
 func (a *apply) revert(ctx context.Context) {
-	if err := a.reverter.Revert(ctx, a.task.GetCommitId()); err != nil {
+	id := a.task.GetCommitId()
+	before, err := a.records.state(id)
+	if err == nil {
+		err = a.reverter.Revert(ctx, id)
+	}
+	if err == nil && before != armed {
+		// The armed revert began while this apply was still at work, and may have missed what was done after it looked.
+		err = a.reverter.again(ctx, id)
+	}
+	if err != nil {
 		a.log.Error("revert failed; the armed one and the next boot will try again", "error", err)
 		return
 	}

@@ -106,10 +106,12 @@ type apply struct {
 	confirmer Confirmer
 	progress  Progress
 	result    *v1.ApplyResult
+	// cut says that the agent stops in the middle of a phase: that is no failure of the content.
+	cut bool
 }
 
-// Apply makes one pass of an apply. Its error says that the task could not be begun (a spec that does not decode, a canceled
-// context); what went wrong in a phase is in the result.
+// Apply makes one pass of an apply. Its error says that the task could not be begun (a spec that does not decode), or that ctx
+// ended outside of a commit and the pass has to be made again; what went wrong in a phase is in the result.
 func (e *Engine) Apply(ctx context.Context, task *v1.ApplyTask, taskID string, c Confirmer, progress func(v1.Phase, string)) (*v1.ApplyResult, error) {
 	spec, err := hostspec.Decode(task.GetSpec(), task.GetSpecDigest())
 	if err != nil {
@@ -125,6 +127,9 @@ func (e *Engine) Apply(ctx context.Context, task *v1.ApplyTask, taskID string, c
 	a := &apply{Engine: e, taskID: taskID, task: task, spec: spec, confirmer: c, progress: progress, result: &v1.ApplyResult{}}
 	if err := a.run(ctx); err != nil {
 		return nil, err
+	}
+	if a.cut {
+		return nil, errs.Wrap("apply", ctx.Err())
 	}
 	a.result.State = e.State()
 	return a.result, nil
@@ -180,6 +185,9 @@ func (a *apply) widen(ctx context.Context) {
 	a.update(func(s *v1.HostState) { s.WidenedDigest = a.task.GetSpecDigest() })
 	// A failure here is reported; it never undoes a confirmed commit.
 	ok := a.plain(ctx, v1.Phase_PHASE_SERVICES, provider.Services)
+	if a.cut {
+		return
+	}
 	a.update(func(s *v1.HostState) {
 		s.Degraded = nil
 		if !ok {
@@ -197,7 +205,7 @@ func (a *apply) plain(ctx context.Context, phase v1.Phase, stage provider.Stage)
 	started := a.clock.Now()
 	steps, err := a.plan(ctx, a.spec, stage, nil)
 	if err != nil {
-		a.add(phase, failure, nil, started, err)
+		a.fail(ctx, phase, failure, nil, started, err)
 		return false
 	}
 	if len(steps) == 0 {
@@ -207,7 +215,7 @@ func (a *apply) plain(ctx context.Context, phase v1.Phase, stage provider.Stage)
 	for _, s := range steps {
 		a.progress(phase, s.Name())
 		if err := a.plainStep(ctx, s); err != nil {
-			a.add(phase, failure, steps, started, errs.Wrap(s.Name(), err))
+			a.fail(ctx, phase, failure, steps, started, errs.Wrap(s.Name(), err))
 			return false
 		}
 	}
@@ -234,6 +242,12 @@ func (a *apply) plainStep(ctx context.Context, s provider.Step) error {
 		}
 	}
 	return err
+}
+
+// fail adds what went wrong with ctx.
+func (a *apply) fail(ctx context.Context, phase v1.Phase, outcome v1.PhaseOutcome, steps []provider.Step, started time.Time, err error) {
+	a.cut = a.cut || ctx.Err() != nil
+	a.add(phase, outcome, steps, started, err)
 }
 
 func (a *apply) add(phase v1.Phase, outcome v1.PhaseOutcome, steps []provider.Step, started time.Time, err error) {

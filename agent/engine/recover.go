@@ -32,6 +32,26 @@ func (e *Engine) Recover(ctx context.Context) error {
 	return errors.Join(failed...)
 }
 
+// Mend finishes what is left of a commit that is over: a revert that failed, a kept commit that is not durable. It waits for an
+// apply that is at work, and costs nothing when nothing is left.
+func (e *Engine) Mend(ctx context.Context) error {
+	ids, err := e.records.in(armed, reverting, kept)
+	if err != nil || len(ids) == 0 {
+		return err
+	}
+	return e.Recover(ctx)
+}
+
+// Alone calls f while no apply and no plan is at work, and none can begin.
+func (e *Engine) Alone(ctx context.Context, f func()) error {
+	if err := e.take(ctx); err != nil {
+		return err
+	}
+	defer e.release()
+	f()
+	return nil
+}
+
 // Outcome tells what became of a pass whose agent died, from the commit's record. ok is false when the pass had not armed
 // its commit: nothing was changed that could lock anybody out, and the pass may be made again.
 func (e *Engine) Outcome(_ context.Context, commitID string, pass v1.Pass) (result *v1.ApplyResult, ok bool) {
@@ -50,7 +70,11 @@ func (e *Engine) Outcome(_ context.Context, commitID string, pass v1.Pass) (resu
 		e.rememberKept(commitID, state, phase)
 	default:
 		r.Outcome = v1.PhaseOutcome_PHASE_OUTCOME_UNCONFIRMED
-		r.Error = &v1.TaskError{Code: string(errs.RolledBack), Message: "the agent or its host stopped during the commit; the former state is back"}
+		message := "the agent or its host stopped during the commit; the former state is back"
+		if state != reverted {
+			message = "the agent or its host stopped during the commit, and the former state could not be brought back yet"
+		}
+		r.Error = &v1.TaskError{Code: string(errs.RolledBack), Message: message}
 	}
 	return &v1.ApplyResult{Phases: []*v1.PhaseResult{r}, State: e.State()}, true
 }

@@ -73,6 +73,20 @@ func (r *Reverter) Revert(ctx context.Context, id string) error {
 	return nil
 }
 
+// again puts a commit back that was put back already.
+func (r *Reverter) again(ctx context.Context, id string) error {
+	unlock, err := r.records.lock(id)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	rec, err := r.records.load(id, reverted)
+	if err != nil {
+		return err
+	}
+	return errs.Wrap("revert commit "+id+" again", r.rollback(ctx, rec))
+}
+
 // RevertAll puts back every commit that is armed or reverting. The boot unit runs it before network, ssh and docker.
 func (r *Reverter) RevertAll(ctx context.Context) error {
 	ids, err := r.records.in(unfinished[:]...)

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/hostspec"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
@@ -27,6 +28,19 @@ func (e *Engine) State() *v1.HostState {
 		state.ArmedCommit = ids[0]
 	}
 	return state
+}
+
+// Spec returns the spec that the host last worked on, nil when there is none or it can't be read.
+func (e *Engine) Spec() *v1.HostSpec {
+	content, err := e.host.ReadFile(e.specFile())
+	if err != nil {
+		return nil
+	}
+	spec, err := hostspec.Decode(content, hostspec.Digest(content))
+	if err != nil {
+		return nil
+	}
+	return spec
 }
 
 // update changes the state and writes it when that changed anything.
