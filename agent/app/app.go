@@ -117,9 +117,7 @@ func New(cfg Config) (*App, error) {
 		if a.providers.SSH != nil {
 			reader.SSH = sshFacts{a.providers.SSH}
 		}
-		if a.providers.Firewall != nil {
-			reader.Warnings = a.warnings
-		}
+		reader.Warnings = a.warnings
 		var err error
 		if a.engine, err = a.newEngine(); err != nil {
 			return nil, err
@@ -156,10 +154,17 @@ func (a *App) nodeName() string {
 	return facts.Hostname(a.host)
 }
 
+// warnings are what people should know of this host: rules of others, and what the spec asks for and this kernel can't do.
 func (a *App) warnings(ctx context.Context) []string {
-	list, err := a.providers.Firewall.Foreign(ctx)
-	if err != nil {
-		return []string{"it is not known whether others have firewall rules here: " + err.Error()}
+	var list []string
+	if a.providers.Firewall != nil {
+		var err error
+		if list, err = a.providers.Firewall.Foreign(ctx); err != nil {
+			list = []string{"it is not known whether others have firewall rules here: " + err.Error()}
+		}
+	}
+	if a.providers.System != nil {
+		list = append(list, a.providers.System.Warnings(a.engine.Spec().GetSystem())...)
 	}
 	return list
 }

@@ -164,20 +164,24 @@ func TestProbeManagesNothing(t *testing.T) {
 
 func TestSecondAgentIsRefused(t *testing.T) {
 	m := newMachine(t)
+	ready := make(chan struct{})
+	m.cfg.Notify = func(state string) {
+		if state == "READY=1" {
+			close(ready)
+		}
+	}
 	m.start()
+	<-ready // it has the lock
+	m.cfg.Notify = nil
 	a, err := app.New(m.cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for range 100 {
-		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-		err = a.Run(ctx)
-		cancel()
-		if errs.Is(err, errs.Exists) {
-			return
-		}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if err := a.Run(ctx); !errs.Is(err, errs.Exists) {
+		t.Errorf("got %v, want refused", err)
 	}
-	t.Errorf("got %v, want refused", err)
 }
 
 func TestCommandLine(t *testing.T) {

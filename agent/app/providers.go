@@ -21,6 +21,8 @@ type Providers struct {
 	Bound []provider.Bound
 	// Firewall puts its own chains back; nil where nothing is managed.
 	Firewall Firewall
+	// System says what of its spec can't be so here; nil where nothing is managed.
+	System *system.Provider
 	// SSH tells where the SSH server listens; nil where nothing is managed.
 	SSH *sshd.Provider
 }
@@ -37,9 +39,10 @@ type Firewall interface {
 func NewProviders(h *host.Host, log hclog.Logger) *Providers {
 	fw := firewall.New(firewall.Config{Host: h, Log: log.Named("firewall")})
 	ssh := sshd.New(sshd.Config{Host: h, Log: log.Named("sshd")})
+	sys := system.New(system.Config{Host: h, Log: log.Named("system")})
 	return &Providers{
 		Bound: []provider.Bound{
-			provider.Bind(system.New(system.Config{Host: h, Log: log.Named("system")}),
+			provider.Bind(sys,
 				func(s *v1.HostSpec) (*v1.SystemSpec, bool) { return s.GetSystem(), s.GetSystem() != nil }, system.Stages()...),
 			provider.Bind(timesync.New(timesync.Config{Host: h, Log: log.Named("time")}),
 				func(s *v1.HostSpec) (*v1.TimeSpec, bool) { return s.GetTime(), s.GetTime() != nil }, timesync.Stages()...),
@@ -52,6 +55,7 @@ func NewProviders(h *host.Host, log hclog.Logger) *Providers {
 				func(s *v1.HostSpec) (*v1.SshdSpec, bool) { return s.GetSshd(), s.GetSshd() != nil }, sshd.Stages()...),
 		},
 		Firewall: fw,
+		System:   sys,
 		SSH:      ssh,
 	}
 }

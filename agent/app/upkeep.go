@@ -9,6 +9,7 @@ import (
 
 	"github.com/infractl/infractl/agent/enrol"
 	"github.com/infractl/infractl/agent/session"
+	"github.com/infractl/infractl/internal/errs"
 )
 
 const (
@@ -18,12 +19,16 @@ const (
 	driftEvery = 5 * time.Minute
 )
 
-// upkeep puts our own chains back and looks for drift, now and then and never beside an apply.
+// upkeep finishes what is left of a commit, puts our own chains back and looks for drift, now and then and never beside an
+// apply.
 func (a *App) upkeep(ctx context.Context) {
 	nextDrift := time.Now().Add(time.Minute + rand.N(driftEvery))
 	for enrol.Sleep(ctx, repairEvery/2+rand.N(repairEvery)) == nil {
-		if a.applying() {
+		if s := a.current(); s != nil && s.Applying() {
 			continue
+		}
+		if err := a.engine.Mend(ctx); err != nil && ctx.Err() == nil {
+			a.log.Error("a commit that is over is not finished; tried again", "error", err)
 		}
 		a.repair(ctx)
 		if time.Now().Before(nextDrift) {
@@ -45,18 +50,19 @@ func (a *App) current() *session.Session {
 	return a.live
 }
 
-func (a *App) applying() bool {
-	s := a.current()
-	return s != nil && s.Applying() || a.engine.State().GetArmedCommit() != ""
-}
-
 // repair puts chains back that are gone. It is no commit: it makes true again what was kept.
 func (a *App) repair(ctx context.Context) {
-	if a.providers.Firewall == nil || a.applying() {
+	if a.providers.Firewall == nil {
 		return
 	}
-	done, err := a.providers.Firewall.Repair(ctx)
-	if err != nil {
+	var done []string
+	var err error
+	alone := a.engine.Alone(ctx, func() {
+		if a.engine.State().GetArmedCommit() == "" { // what was kept is not what has to stand while one is undecided
+			done, err = a.providers.Firewall.Repair(ctx)
+		}
+	})
+	if err = errs.Join(alone, err); err != nil && ctx.Err() == nil {
 		a.log.Error("cannot repair the firewall", "error", err)
 	}
 	if len(done) > 0 {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/crypto/ssh"
@@ -71,7 +72,26 @@ func (r *Reader) Read(ctx context.Context) *v1.HostFacts {
 	} else {
 		f.SshPorts, f.SshAddresses = ports, addresses
 	}
+	f.Warnings = bounded(f.Warnings)
 	return f
+}
+
+// Bounds of the warnings: they are part of each report.
+const (
+	maxWarnings = 100
+	maxWarning  = 500 // bytes
+)
+
+func bounded(list []string) []string {
+	if n := len(list) - maxWarnings; n > 0 {
+		list = append(list[:maxWarnings:maxWarnings], "and "+strconv.Itoa(n)+" more warnings")
+	}
+	for i, w := range list {
+		if len(w) > maxWarning {
+			list[i] = strings.ToValidUTF8(w[:maxWarning], "") + "..."
+		}
+	}
+	return list
 }
 
 func (r *Reader) line(path string) string {
