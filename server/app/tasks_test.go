@@ -3,11 +3,19 @@ package app
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/infractl/infractl/certs"
 	"github.com/infractl/infractl/internal/errs"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
+	"github.com/infractl/infractl/server/fleet"
 	"github.com/infractl/infractl/server/session"
 	"github.com/infractl/infractl/server/store"
 )
@@ -46,5 +54,49 @@ func TestUnacceptedTasksDoNotPileUp(t *testing.T) {
 		Outcome: &v1.TaskResult_Apply{Apply: &v1.ApplyResult{}}}}})
 	if res, err := f.app.hub.Resume(t.Context(), "t0", nil); err != nil || res.GetApply() == nil {
 		t.Errorf("the apply: %v, %v", res, err)
+	}
+}
+
+// TestStatusTellsWhatAPersonShouldKnow: what agents warn of, and what becomes of certificates, is shown without asking.
+func TestStatusTellsWhatAPersonShouldKnow(t *testing.T) {
+	f := newFixture(t)
+	anna := f.login("anna")
+	f.wanted([]fleet.Wanted{{Name: "web", Role: "prod"}, {Name: "dns", Role: "services"}})
+	f.node(anna, "dns") // it never connects
+	stream, _ := f.node(anna, "web").mustOpen()
+	_ = stream.Send(&v1.ConnectRequest{Message: &v1.ConnectRequest_Heartbeat{Heartbeat: &v1.Heartbeat{
+		LocalTime: timestamppb.New(f.clock.Now().Add(-time.Minute))}}})
+	_ = stream.Send(&v1.ConnectRequest{Message: &v1.ConnectRequest_Report{Report: &v1.Report{Sequence: 1,
+		Facts: &v1.HostFacts{Warnings: []string{"w1", "w2", "w3", "w4", "w5"}}, State: &v1.HostState{Degraded: []string{"no registry"}}}}})
+	found := func() map[string]v1.Severity {
+		got, err := v1.NewNodeServiceClient(anna.conn).GetStatus(t.Context(), &v1.GetStatusRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		out := map[string]v1.Severity{}
+		for _, x := range got.GetFindings() {
+			out[x.GetWhere()+": "+x.GetMessage()] = x.GetSeverity()
+		}
+		return out
+	}
+	f.eventually("the report is in", func() bool { return len(found()) == 7 })
+	const bad, warn = v1.Severity_SEVERITY_ERROR, v1.Severity_SEVERITY_WARNING
+	if diff := cmp.Diff(map[string]v1.Severity{
+		"node dns: has not connected yet": bad, "node web: its clock is 1m0s behind": warn, "node web: degraded: no registry": bad,
+		"node web: w1": warn, "node web: w2": warn, "node web: w3": warn, "node web: 2 more warnings": warn,
+	}, found()); diff != "" {
+		t.Error(diff)
+	}
+	if err := os.Rename(filepath.Join(f.app.cfg.caDir(), "root.key"), filepath.Join(t.TempDir(), "root.key")); err != nil {
+		t.Fatal(err)
+	}
+	f.clock.Advance(certs.IssuingLife * 3 / 4)
+	berta := f.login("berta") // the operator's certificate is over, too
+	got, err := v1.NewNodeServiceClient(berta.conn).GetStatus(t.Context(), &v1.GetStatusRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if first := got.GetFindings()[0]; !strings.Contains(first.GetMessage(), "the issuing certificate ends on") || first.GetSeverity() != bad {
+		t.Errorf("first finding: %v", first)
 	}
 }

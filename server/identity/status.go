@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/infractl/infractl/certs"
 	"github.com/infractl/infractl/internal/errs"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 	"github.com/infractl/infractl/server/fleet"
@@ -151,6 +152,9 @@ func stamp(t time.Time) *timestamppb.Timestamp {
 // largeSkew is the clock error that is worth telling.
 const largeSkew = 5 * time.Second
 
+// maxShown is how many warnings of one host status shows; the rest is in "infractl node show".
+const maxShown = 3
+
 // GetStatus implements NodeService.
 func (s *Nodes) GetStatus(ctx context.Context, _ *v1.GetStatusRequest) (*v1.GetStatusResponse, error) {
 	site, err := s.cfg.Site.Status(ctx)
@@ -166,7 +170,7 @@ func (s *Nodes) GetStatus(ctx context.Context, _ *v1.GetStatusRequest) (*v1.GetS
 		Site: s.cfg.Authority.Site(), ServerVersion: s.cfg.Version, ServerTime: timestamppb.New(now), Revision: site.Revision,
 		RolloutId: site.RolloutID, RolloutState: site.RolloutState, Nodes: nodes, NotManaged: site.NotManaged,
 		CertificateNotAfter: stamp(s.cfg.ServerNotAfter()),
-		Findings:            append(slices.Clone(site.Findings), s.findings(nodes, now)...),
+		Findings:            slices.Concat(site.Findings, s.authorityFindings(now), s.findings(nodes, now)),
 	}
 	slices.SortStableFunc(resp.Findings, func(a, b *v1.Finding) int { return int(b.GetSeverity()) - int(a.GetSeverity()) })
 	return resp, nil
@@ -186,7 +190,11 @@ func (s *Nodes) findings(nodes []*v1.Node, now time.Time) []*v1.Finding {
 				"a second machine at %s shows its identity and is set aside", n.GetAddress())
 			continue
 		case v1.NodeState_NODE_STATE_OFFLINE:
-			add(bad, n, "look at the machine: journalctl -u infractl-agent", "away since %s", n.GetLastSeen().AsTime().Format(time.RFC3339))
+			since := "has not connected yet"
+			if n.GetLastSeen() != nil {
+				since = "away since " + n.GetLastSeen().AsTime().Format(time.RFC3339)
+			}
+			add(bad, n, "look at the machine: journalctl -u infractl-agent", "%s", since)
 		case v1.NodeState_NODE_STATE_PENDING:
 			add(warn, n, "infractl node approve "+n.GetEnrolmentId(), "a machine at %s waits: %s", n.GetAddress(), n.GetMessage())
 			continue
@@ -200,7 +208,11 @@ func (s *Nodes) findings(nodes []*v1.Node, now time.Time) []*v1.Finding {
 			add(bad, n, "infractl node clear "+name, "%s", n.GetMessage())
 		}
 		if skew := n.GetSkew().AsDuration(); skew.Abs() > largeSkew {
-			add(warn, n, "check its time synchronisation", "its clock is %s ahead", skew.Round(time.Millisecond))
+			side := "ahead"
+			if skew < 0 {
+				side = "behind"
+			}
+			add(warn, n, "check its time synchronisation", "its clock is %s %s", skew.Abs().Round(time.Millisecond), side)
 		}
 		if n.GetRole() == "" {
 			add(warn, n, "add it to the site, or: infractl node revoke "+name, "the site has no node of this name")
@@ -209,6 +221,44 @@ func (s *Nodes) findings(nodes []*v1.Node, now time.Time) []*v1.Finding {
 			add(warn, n, "look at the machine: journalctl -u infractl-agent", "its certificate ends %s and was not renewed",
 				end.AsTime().Format(time.RFC3339))
 		}
+		for _, line := range n.GetHostState().GetDegraded() {
+			add(bad, n, "mend it there, then: infractl apply", "degraded: %s", line)
+		}
+		warnings := n.GetFacts().GetWarnings()
+		for i, line := range warnings {
+			if i == maxShown {
+				add(warn, n, "infractl node show "+name, "%d more warnings", len(warnings)-maxShown)
+				break
+			}
+			add(warn, n, "", "%s", line)
+		}
+	}
+	return out
+}
+
+// What is left of a certificate's life when a person should hear of it. An issuing certificate that is due is renewed at once
+// where the root's key is at hand, so that a week's delay has a cause.
+const (
+	issuingLate = 7 * 24 * time.Hour
+	rootSoon    = 365 * 24 * time.Hour
+	serverSoon  = 30 * 24 * time.Hour
+)
+
+// authorityFindings are about the certificates that all others hang on.
+func (s *Nodes) authorityFindings(now time.Time) []*v1.Finding {
+	var out []*v1.Finding
+	add := func(which string, end time.Time, hint string) {
+		out = append(out, &v1.Finding{Severity: v1.Severity_SEVERITY_ERROR, Where: "certificates", Hint: hint,
+			Message: fmt.Sprintf("the %s certificate ends on %s and was not renewed", which, end.UTC().Format(time.DateOnly))})
+	}
+	if c := s.cfg.Authority.Issuing(); now.After(certs.RenewAt(c).Add(issuingLate)) {
+		add("issuing", c.NotAfter, "put root.key back into the server's key folder; its log says what failed: journalctl -u infractl-server")
+	}
+	if c := s.cfg.Authority.Root(); c.NotAfter.Sub(now) < rootSoon {
+		add("root", c.NotAfter, "a root is not renewed: plan a new server and enrol every machine there")
+	}
+	if end := s.cfg.ServerNotAfter(); end.Sub(now) < serverSoon {
+		add("server", end, "journalctl -u infractl-server says why")
 	}
 	return out
 }
