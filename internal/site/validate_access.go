@@ -183,7 +183,7 @@ func (l *loader) users() {
 
 func (l *loader) rollout() {
 	r := &l.site.Rollout
-	*r = RolloutSpec{MaxUnavailable: 2, Window: 30 * time.Second}
+	*r = RolloutSpec{MaxUnavailable: 3, Window: 30 * time.Second}
 	f := l.file.Rollout
 	if f == nil {
 		return

@@ -18,8 +18,8 @@ type Wave struct {
 }
 
 // Waves returns the order in which nodes change; only limits it to some nodes, nil means all. Pre-production is the canary.
-// Router, relay, supervision and the server's node have waves of their own, the router last: what could cut off the others
-// changes when the change has proven itself elsewhere.
+// Router, relay, supervision and the server's node never share a wave; relay, server and router change alone, the router last:
+// what could cut off the others changes when the change has proven itself elsewhere.
 func (s *Site) Waves(only []string) []Wave {
 	var out []Wave
 	taken := map[string]bool{}
@@ -45,12 +45,19 @@ func (s *Site) Waves(only []string) []Wave {
 		return n.Name == server || n.Role == RoleRouter || n.Role == RoleRelay || n.Role == RoleSupervision
 	}
 	wave("the canary: pre-production first", func(n *Node) bool { return !apart(n) && n.Role == RolePreprod })
-	wave("nodes that customers use", func(n *Node) bool { return !apart(n) })
-	// Several supervision nodes watch each other only while one of them is up.
+	// Several supervision nodes watch each other only while one of them is up: the first changes with the rest, each further
+	// one by itself.
+	var supervision []*Node
 	for i := range s.Nodes {
 		if n := &s.Nodes[i]; n.Role == RoleSupervision && n.Name != server {
-			wave("supervision watches the others, so it changes alone", func(o *Node) bool { return o == n })
+			supervision = append(supervision, n)
 		}
+	}
+	wave("nodes that customers use, and what watches them", func(n *Node) bool {
+		return !apart(n) || len(supervision) > 0 && n == supervision[0]
+	})
+	for _, n := range supervision[min(1, len(supervision)):] {
+		wave("one more node that watches the others", func(o *Node) bool { return o == n })
 	}
 	relay := s.Relay()
 	if relay.Name != server {

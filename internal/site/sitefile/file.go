@@ -147,7 +147,7 @@ type Account struct {
 
 // Rollout bounds a rollout.
 type Rollout struct {
-	// Nodes of one wave that change at once, 1 to 100. Without it: 2.
+	// Nodes of one wave that change at once, 1 to 100. Without it: 3.
 	MaxUnavailable uint32 `yaml:"max_unavailable"`
 	// Time that a change has to prove that nobody is locked out, 5s to 10m. Without it: 30s.
 	Window Duration `yaml:"window"`
