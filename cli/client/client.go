@@ -121,6 +121,8 @@ type Options struct {
 	Clock clock.Clock
 	// DialTimeout bounds the connection to one address; 0 means 5 s.
 	DialTimeout time.Duration
+	// NotRenewed is told why a renewal that was due did not happen; the present certificate still works. It may be nil.
+	NotRenewed func(error)
 }
 
 // Connect opens a connection to the first server that answers, and renews the identity when two thirds of its life are over.
@@ -151,7 +153,9 @@ func (f *Folder) Connect(ctx context.Context, o Options) (*grpc.ClientConn, erro
 	}
 	if o.Clock.Now().After(certs.RenewAt(cred.Leaf)) {
 		// A failed renewal is tried again by the next call; the present certificate still works.
-		_ = f.renew(ctx, conn)
+		if err := f.renew(ctx, conn, cred); err != nil && o.NotRenewed != nil {
+			o.NotRenewed(err)
+		}
 	}
 	return conn, nil
 }
@@ -202,17 +206,17 @@ func (f *Folder) dialAny(ctx context.Context, servers []string, s Settings, cred
 // renewTimeout bounds a renewal, so that a server that is slow with it delays nobody.
 const renewTimeout = 5 * time.Second
 
-// renew asks for a new certificate for a new key.
-func (f *Folder) renew(ctx context.Context, conn *grpc.ClientConn) error {
+// renew asks for a new certificate for the present key: the server takes a request by no other.
+func (f *Folder) renew(ctx context.Context, conn *grpc.ClientConn, cred *mtls.Credential) error {
 	ctx, cancel := context.WithTimeout(ctx, renewTimeout)
 	defer cancel()
-	key, err := NewKey()
+	csr, err := certs.MakeCSR(cred.Key())
 	if err != nil {
-		return err
+		return errs.Wrap("renew identity", err)
 	}
-	answer, err := v1.NewOperatorServiceClient(conn).RenewOperator(ctx, &v1.RenewOperatorRequest{Csr: key.CSR})
+	answer, err := v1.NewOperatorServiceClient(conn).RenewOperator(ctx, &v1.RenewOperatorRequest{Csr: csr})
 	if err != nil {
 		return errs.Wrap("renew identity", errs.FromGRPC(err))
 	}
-	return f.Store(key, answer.GetIdentity())
+	return f.Store(&KeyAndCSR{Key: cred.Key(), CSR: csr}, answer.GetIdentity())
 }

@@ -6,7 +6,7 @@ import (
 	"github.com/infractl/infractl/certs"
 )
 
-// KeyAndCSR is a new key and the request for its certificate.
+// KeyAndCSR is a key and the request for its certificate.
 type KeyAndCSR struct {
 	// Key never leaves this machine.
 	Key crypto.Signer

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"crypto"
+	"crypto/ecdsa"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,6 +21,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -160,7 +163,7 @@ func (f *fake) handle(_ any, stream grpc.ServerStream) error {
 	if err != nil {
 		return err
 	}
-	if answer, err := f.builtIn(request); answer != nil || err != nil {
+	if answer, err := f.builtIn(stream.Context(), request); answer != nil || err != nil {
 		if err != nil {
 			return errs.ToGRPC(err)
 		}
@@ -213,8 +216,8 @@ func withoutBytes(m protoreflect.Message) {
 	})
 }
 
-// builtIn answers what needs a certificate.
-func (f *fake) builtIn(request proto.Message) (proto.Message, error) {
+// builtIn answers what needs a certificate, unless a script has an answer of its own to a renewal.
+func (f *fake) builtIn(ctx context.Context, request proto.Message) (proto.Message, error) {
 	switch r := request.(type) {
 	case *v1.LoginRequest:
 		if r.GetCode() != goodCode {
@@ -223,10 +226,33 @@ func (f *fake) builtIn(request proto.Message) (proto.Message, error) {
 		id, err := f.identity(r.GetName(), r.GetCsr())
 		return &v1.LoginResponse{Identity: id}, err
 	case *v1.RenewOperatorRequest:
+		if _, err := os.Stat(filepath.Join(f.answers, "OperatorService.RenewOperator.json")); err == nil {
+			return nil, nil
+		}
+		if err := signedByCaller(ctx, r.GetCsr()); err != nil {
+			return nil, err
+		}
 		id, err := f.identity("anna", r.GetCsr())
 		return &v1.RenewOperatorResponse{Identity: id}, err
 	}
 	return nil, nil
+}
+
+// signedByCaller refuses, as the server does, a request by another key than that of the caller's certificate.
+func signedByCaller(ctx context.Context, der []byte) error {
+	csr, err := x509.ParseCertificateRequest(der)
+	if err != nil {
+		return errs.New(errs.Invalid, "the certificate request cannot be read: %w", err)
+	}
+	caller, ok := peer.FromContext(ctx)
+	if !ok {
+		return errs.New(errs.Unauthenticated, "no caller")
+	}
+	chain := caller.AuthInfo.(credentials.TLSInfo).State.PeerCertificates
+	if !chain[0].PublicKey.(*ecdsa.PublicKey).Equal(csr.PublicKey) {
+		return errs.New(errs.Denied, "a renewal must be signed by the key of the present certificate")
+	}
+	return nil
 }
 
 func (f *fake) play(stream grpc.ServerStream, name string, n int, output protoreflect.MessageDescriptor) error {

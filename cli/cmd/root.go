@@ -152,7 +152,17 @@ func (a *app) connect(ctx context.Context) (*grpc.ClientConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return f.Connect(ctx, client.Options{Server: a.server, Clock: a.clock})
+	return f.Connect(ctx, client.Options{Server: a.server, Clock: a.clock, NotRenewed: a.notRenewed})
+}
+
+// notRenewed warns that the identity was not renewed: what the operator asked for goes on.
+func (a *app) notRenewed(err error) {
+	a.note("warning: %v; tried again by the next command", err)
+	hint := errs.HintOf(err)
+	if hint == "" {
+		hint = "infractl whoami says until when the identity is good"
+	}
+	a.note("hint: %s", hint)
 }
 
 // withServer runs f with a connection and brings its error home.
