@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/infractl/infractl/agent/provider"
@@ -90,12 +91,14 @@ func (a *apply) arm(ctx context.Context, stage provider.Stage, steps []provider.
 		SiteRevision: a.task.GetSiteRevision(), ResourceRevision: a.task.GetResourceRevision(),
 		Laggards: a.task.GetLaggards(), Started: a.clock.Now(), Window: window,
 	}
-	for _, s := range steps {
+	rec.Steps = make([]stepRecord, len(steps))
+	err := each(steps, func(i int, s provider.Step) error {
 		snapshot, err := s.Snapshot(ctx)
-		if err != nil {
-			return errs.Wrap("snapshot "+s.Name(), err)
-		}
-		rec.Steps = append(rec.Steps, stepRecord{Provider: s.Name(), Snapshot: snapshot})
+		rec.Steps[i] = stepRecord{Provider: s.Name(), Snapshot: snapshot}
+		return errs.Wrap("snapshot "+s.Name(), err)
+	})
+	if err != nil {
+		return err
 	}
 	a.records.prune()
 	if err := a.records.create(rec); err != nil {
@@ -133,12 +136,16 @@ func (a *apply) stepsWithin(ctx context.Context, phase v1.Phase, steps []provide
 		}
 	}
 	a.progress(phase, "verify")
-	for _, s := range steps {
-		if err := s.Verify(ctx); err != nil {
-			return errs.Wrap("verify "+s.Name(), err)
-		}
+	return each(steps, func(_ int, s provider.Step) error { return errs.Wrap("verify "+s.Name(), s.Verify(ctx)) })
+}
+
+// each calls f, which only reads, for all steps at once.
+func each(steps []provider.Step, f func(int, provider.Step) error) error {
+	var g errgroup.Group
+	for i, s := range steps {
+		g.Go(func() error { return f(i, s) })
 	}
-	return nil
+	return g.Wait()
 }
 
 // confirm asks until the server decides or the window ends.

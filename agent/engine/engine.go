@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/infractl/infractl/agent/host"
@@ -212,15 +213,25 @@ func (a *apply) plain(ctx context.Context, phase v1.Phase, stage provider.Stage)
 		a.add(phase, v1.PhaseOutcome_PHASE_OUTCOME_IN_SYNC, nil, started, nil)
 		return true
 	}
-	for _, s := range steps {
-		a.progress(phase, s.Name())
-		if err := a.plainStep(ctx, s); err != nil {
-			a.fail(ctx, phase, failure, steps, started, errs.Wrap(s.Name(), err))
-			return false
-		}
+	if err := a.plainSteps(ctx, phase, stage, steps); err != nil {
+		a.fail(ctx, phase, failure, steps, started, err)
+		return false
 	}
 	a.add(phase, v1.PhaseOutcome_PHASE_OUTCOME_APPLIED, steps, started, nil)
 	return true
+}
+
+// plainSteps makes additions all at once, since none of them touches what another does, and services one after the other.
+func (a *apply) plainSteps(ctx context.Context, phase v1.Phase, stage provider.Stage, steps []provider.Step) error {
+	var g errgroup.Group
+	if stage != provider.Additions {
+		g.SetLimit(1)
+	}
+	for _, s := range steps {
+		a.progress(phase, s.Name())
+		g.Go(func() error { return errs.Wrap(s.Name(), a.plainStep(ctx, s)) })
+	}
+	return g.Wait()
 }
 
 func (a *apply) plainStep(ctx context.Context, s provider.Step) error {
