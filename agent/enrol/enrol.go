@@ -55,6 +55,8 @@ type pending struct {
 	EnrolmentID string `json:"enrolment_id"`
 	TokenID     string `json:"token_id"`
 	Fingerprint string `json:"fingerprint"`
+	// Node is the name that it began under.
+	Node string `json:"node"`
 }
 
 const (
@@ -257,7 +259,8 @@ func (e *Enroller) attempt(ctx context.Context, token *jointoken.Token, try int)
 	return 0, nil
 }
 
-// begin returns key and enrolment id for a token; both are on disk. A new token begins a new enrolment with the same key.
+// begin returns key and enrolment id for a token; both are on disk. A new token begins a new enrolment with the same key, and
+// so does a new name where the token names nobody: a person approves what was seen.
 func (e *Enroller) begin(token *jointoken.Token) (signer, pending, error) {
 	store := e.cfg.Store
 	if err := store.mkdir(); err != nil {
@@ -274,7 +277,8 @@ func (e *Enroller) begin(token *jointoken.Token) (signer, pending, error) {
 	}
 	var begun pending
 	err = store.readJSON(store.path(pendingFile), &begun)
-	if err == nil && begun.TokenID == token.ID && begun.Fingerprint == token.Fingerprint {
+	node := e.cfg.Node()
+	if err == nil && begun.TokenID == token.ID && begun.Fingerprint == token.Fingerprint && (token.ID != "" || begun.Node == node) {
 		return key, begun, nil
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -284,7 +288,7 @@ func (e *Enroller) begin(token *jointoken.Token) (signer, pending, error) {
 	if _, err := rand.Read(raw); err != nil {
 		return nil, pending{}, errs.Wrap("make enrolment id", err)
 	}
-	begun = pending{EnrolmentID: hex.EncodeToString(raw), TokenID: token.ID, Fingerprint: token.Fingerprint}
+	begun = pending{EnrolmentID: hex.EncodeToString(raw), TokenID: token.ID, Fingerprint: token.Fingerprint, Node: node}
 	return key, begun, store.writeJSON(store.path(pendingFile), begun, 0o600)
 }
 

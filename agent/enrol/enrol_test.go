@@ -17,6 +17,7 @@ import (
 	"github.com/infractl/infractl/agent/session/sessiontest"
 	"github.com/infractl/infractl/internal/clock"
 	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/jointoken"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
@@ -190,6 +191,37 @@ func TestPendingThenApproved(t *testing.T) {
 	}
 	if got := m.run(m.store()).Identity.Name; got != "other-name" {
 		t.Errorf("got name %q, want the one that the server gave", got)
+	}
+}
+
+// TestNewNameBeginsANewEnrolment: a machine may be named while it waits, and a person approves what was seen.
+func TestNewNameBeginsANewEnrolment(t *testing.T) {
+	server, m := sessiontest.New(t, nil), newMachine(t)
+	text, err := (&jointoken.Token{Addresses: []string{server.EnrolAddress}, Fingerprint: server.Authority.Fingerprint(),
+		Site: sessiontest.Site}).Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.write("/etc/infractl/join-token", text)
+	var mu sync.Mutex
+	name := "localhost"
+	ids := map[string]string{}
+	server.Enrolled = func(r *v1.EnrolRequest) (*v1.EnrolResponse, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		ids[r.GetEnrolmentId()] = r.GetNode()
+		if r.GetNode() == "localhost" {
+			name = "web1"
+			return server.Pending(time.Millisecond), nil
+		}
+		return server.IssueResponse(r.GetCsr(), "web1")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	err = enrol.New(enrol.Config{Host: m.host, Store: m.store(), Log: hclog.NewNullLogger(), Poll: time.Millisecond,
+		Getenv: func(string) string { return "" }, Node: func() string { mu.Lock(); defer mu.Unlock(); return name }}).Run(ctx)
+	if err != nil || len(ids) != 2 {
+		t.Errorf("ids %v, %v", ids, err)
 	}
 }
 

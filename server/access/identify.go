@@ -45,7 +45,8 @@ func (g *Gate) identifyNode(ctx context.Context, c Caller) (Caller, Reason, erro
 	// A server that was put back from an older backup sees this for a while. It is no revocation, and the agent goes on
 	// trying.
 	return c, ReasonUnknown, errs.New(errs.Precondition, "this server has no record of %s with this key", c.Actor).
-		WithHint("restore a newer backup of the server, or give the machine a new token: infractl token create --node %s",
+		WithHint("put a newer copy of the server's data back, or enrol the machine anew: stop infractl-agent there, move "+
+			"/var/lib/infractl/identity away, write a token (infractl token create --node %s) to /etc/infractl/join-token, start it",
 			c.Identity.Name)
 }
 

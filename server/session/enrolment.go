@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"golang.org/x/time/rate"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -49,6 +50,8 @@ type Enrolment struct {
 
 	mu    sync.Mutex
 	polls map[string]time.Time // last poll of each waiting enrolment
+	// returns bound what one node can make the authority sign by recovering.
+	returns map[string]*rate.Limiter
 }
 
 // NewEnrolment returns the service.
@@ -57,6 +60,7 @@ func NewEnrolment(cfg EnrolmentConfig) *Enrolment {
 	return &Enrolment{
 		cfg: cfg, limits: newLimiter(cfg.Limits), enrolIDs: regexp.MustCompile(`^[A-Za-z0-9_-]{16,64}$`),
 		nonces: newNonces(cfg.Clock), polls: make(map[string]time.Time),
+		returns: make(map[string]*rate.Limiter),
 	}
 }
 
@@ -143,6 +147,11 @@ func (e *Enrolment) enrol(ctx context.Context, req *request) (*v1.EnrolResponse,
 		return e.repeat(ctx, req, known.Value)
 	case known.Value.State == fleet.EnrolmentApproved:
 		return e.issue(ctx, req, known, tok, known.Value.Node)
+	case known.Value.Token != req.GetTokenId(), tok == nil && known.Value.Asked != req.GetNode():
+		// What a person sees in the lane and approves must not become something else in between.
+		return nil, e.refusal(ctx, access.ReasonToken, req.GetNode(),
+			errs.New(errs.Denied, "this enrolment began under another name or with another token").
+				WithHint("begin a new enrolment; the agent does so by itself"))
 	}
 	name, note, err := e.place(ctx, req, tok)
 	if err != nil {

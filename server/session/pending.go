@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"maps"
 	"time"
 
 	"github.com/infractl/infractl/internal/errs"
@@ -23,10 +24,8 @@ const (
 // wait puts a machine into the pending lane, or leaves it there.
 func (e *Enrolment) wait(ctx context.Context, req *request, known store.Item[fleet.Enrolment], tok *store.Item[fleet.Token], name, note string) (*v1.EnrolResponse, error) {
 	now := e.cfg.Clock.Now()
-	e.mu.Lock()
-	e.polls[req.GetEnrolmentId()] = now
-	e.mu.Unlock()
 	if known.Value.ID != "" && known.Value.Note == note && now.Sub(known.Value.LastSeen) < pollWrite {
+		e.polled(req.GetEnrolmentId(), now)
 		return pendingAnswer(tok != nil), nil
 	}
 	if known.Value.ID == "" {
@@ -52,12 +51,20 @@ func (e *Enrolment) wait(ctx context.Context, req *request, known store.Item[fle
 	if err := e.cfg.Fleet.Write(ctx, ops...); err != nil {
 		return nil, err
 	}
+	e.polled(en.ID, now)
 	if known.Value.ID == "" || known.Value.Note != note {
 		e.cfg.Log.Info("a machine waits for approval", "enrolment", en.ID, "asked", en.Asked, "address", en.Address, "note", note)
 		e.cfg.Recorder.Write(ctx, auditEntry(access.CallerFrom(ctx), v1.EnrolmentService_Enrol_FullMethodName, name,
 			"pending", "enrolment "+en.ID+" waits: "+note))
 	}
 	return pendingAnswer(tok != nil), nil
+}
+
+// polled notes that a machine with a place in the lane asked; one without a place takes no memory.
+func (e *Enrolment) polled(enrolment string, now time.Time) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.polls[enrolment] = now
 }
 
 // LastPoll returns when a waiting machine last asked, as far as this process knows; the zero time if never.
@@ -116,7 +123,9 @@ func (e *Enrolment) Prune(ctx context.Context) error {
 		return err
 	}
 	var ops []store.Op
+	waiting := make(map[string]bool)
 	for _, it := range enrolments {
+		waiting[it.Name] = it.Value.State != fleet.EnrolmentIssued
 		if it.Value.State == fleet.EnrolmentIssued && now.Sub(it.Value.Created) > 2*fleet.MaxTokenLife {
 			ops = append(ops, store.Delete{Kind: fleet.KindEnrolment, Name: it.Name, Expect: it.Revision})
 		}
@@ -126,6 +135,9 @@ func (e *Enrolment) Prune(ctx context.Context) error {
 			ops = append(ops, store.Delete{Kind: fleet.KindToken, Name: it.Name, Expect: it.Revision})
 		}
 	}
+	e.mu.Lock()
+	maps.DeleteFunc(e.polls, func(id string, _ time.Time) bool { return !waiting[id] })
+	e.mu.Unlock()
 	if len(ops) == 0 {
 		return nil
 	}

@@ -131,6 +131,9 @@ func (e *Enrolment) Recover(ctx context.Context, req *v1.RecoverRequest) (*v1.Re
 		if v = judgeRecovery(n, req, state); v.setAside != "" || v.refuse != "" {
 			return errUnchanged
 		}
+		if !e.mayReturn(n.Name) {
+			return errs.New(errs.Exhausted, "the node recovers too often").WithHint("the agent tries again later")
+		}
 		grant(n, req, state, v)
 		n.Serial, n.NotAfter = issued.Serial, issued.NotAfter
 		return nil
@@ -159,6 +162,13 @@ func (e *Enrolment) Recover(ctx context.Context, req *v1.RecoverRequest) (*v1.Re
 		Identity:   nodeIdentity(e.cfg.Authority, e.cfg.Addresses, n.Name, issued.ChainPEM),
 		ServerTime: timestamppb.New(e.cfg.Clock.Now()), JoinCounter: n.JoinCounter,
 	}, nil
+}
+
+// mayReturn bounds the recoveries of one node; it is asked once the node is known to be the one that asks.
+func (e *Enrolment) mayReturn(node string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return allow(e.returns, node)
 }
 
 // proveKey returns the hash of the key that signed both the request for a certificate and the nonce.

@@ -3,10 +3,12 @@ package session
 import (
 	"context"
 	"crypto/x509"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"golang.org/x/crypto/ssh"
 	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -76,6 +78,9 @@ func (s *Service) Connect(stream grpc.BidiStreamingServer[v1.ConnectRequest, v1.
 	in := newReader(stream)
 	hello, err := s.hello(stream.Context(), in)
 	if err != nil {
+		if errs.Is(err, errs.Invalid) {
+			s.refuse(stream.Context(), caller, access.ReasonMalformed, "%s", err.Error())
+		}
 		return err
 	}
 	node, err := s.admit(stream.Context(), caller, hello)
@@ -153,7 +158,22 @@ func (s *Service) hello(ctx context.Context, in *reader) (*v1.Hello, error) {
 	case len(h.GetBootId()) > 64 || len(h.GetAgentVersion()) > 64 || len(h.GetWitnessKey()) > 1024:
 		return nil, errs.New(errs.Invalid, "the hello exceeds its limits")
 	}
+	if err := checkWitnessKey(h.GetWitnessKey()); err != nil {
+		return nil, err
+	}
 	return h, fleet.CheckFingerprint(h.GetFingerprint())
+}
+
+// checkWitnessKey refuses what is no key. It goes into files of other hosts, whose applies would fail because of it.
+func checkWitnessKey(line string) error {
+	if line == "" {
+		return nil
+	}
+	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(line))
+	if err != nil || strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key))) != line {
+		return errs.New(errs.Invalid, "the witness key is not a key alone, in authorized_keys form")
+	}
+	return nil
 }
 
 // serve handles messages until the session ends, and returns why.
@@ -287,10 +307,14 @@ func (s *Service) RenewCertificate(ctx context.Context, req *v1.RenewCertificate
 func (s *Service) mayRenew(node string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l := s.renews[node]
+	return allow(s.renews, node)
+}
+
+func allow(limits map[string]*rate.Limiter, node string) bool {
+	l := limits[node]
 	if l == nil {
 		l = rate.NewLimiter(rate.Every(time.Minute), 10)
-		s.renews[node] = l
+		limits[node] = l
 	}
 	return l.Allow()
 }
