@@ -3,10 +3,13 @@ package app
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/infractl/infractl/internal/errs"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 	"github.com/infractl/infractl/server/access"
+	"github.com/infractl/infractl/server/rollout"
+	"github.com/infractl/infractl/server/store"
 )
 
 // TestWaitingMachineStaysWhatAPersonSaw: between the look at the lane and the approval nothing may change under one id.
@@ -107,5 +110,47 @@ func TestWitnessKeyIsAKeyAlone(t *testing.T) {
 	}
 	if got := f.refused(access.ReasonMalformed); got != 6 {
 		t.Errorf("%d refusals were counted, want 6", got)
+	}
+}
+
+func TestOldRecordsAreForgotten(t *testing.T) {
+	f := newFixture(t)
+	f.login("anna")
+	if _, err := f.app.store.Write(t.Context(), store.Put{Kind: rollout.KindCommit, Name: "r000001-abcdef-web-w1", Data: []byte("{}")}); err != nil {
+		t.Fatal(err)
+	}
+	counts := func() (audit, commits int) {
+		entries, err := f.app.store.ListAudit(t.Context(), store.AuditFilter{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		recs, err := f.app.store.List(t.Context(), rollout.KindCommit, store.ListOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(entries), len(recs)
+	}
+	clean := func(d time.Duration) {
+		f.clock.Advance(d)
+		if err := f.app.clean(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before, _ := counts()
+	clean(80 * 24 * time.Hour)
+	if audit, commits := counts(); audit != before || commits != 1 {
+		t.Errorf("after 80 days: %d of %d entries, %d commits", audit, before, commits)
+	}
+	clean(20 * 24 * time.Hour)
+	if audit, commits := counts(); audit != before || commits != 0 {
+		t.Errorf("after 100 days: %d of %d entries, %d commits", audit, before, commits)
+	}
+	clean(DefaultKeepAudit)
+	entries, err := f.app.store.ListAudit(t.Context(), store.AuditFilter{})
+	if err != nil || len(entries) != 1 || entries[0].Action != "audit.prune" {
+		t.Errorf("in the end: %v, %v", entries, err)
+	}
+	if _, err := f.app.store.VerifyAudit(t.Context()); err != nil {
+		t.Error(err)
 	}
 }

@@ -10,7 +10,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/infractl/infractl/internal/errs"
 	"github.com/infractl/infractl/server/fleet"
+	"github.com/infractl/infractl/server/store"
 )
 
 const (
@@ -57,8 +59,7 @@ func (a *App) upkeep(ctx context.Context) error {
 		case <-alive.C:
 			err = a.fleet.Alive(ctx, a.cfg.Clock.Now())
 		case <-clean.C:
-			a.codes.Prune()
-			err = a.enrolment.Prune(ctx)
+			err = a.clean(ctx)
 		case <-renew.C:
 			_, err = a.authority.RenewIssuing()
 		}
@@ -66,6 +67,18 @@ func (a *App) upkeep(ctx context.Context) error {
 			a.cfg.Log.Error("upkeep failed", "error", err)
 		}
 	}
+}
+
+// clean forgets what nobody needs any more. Revisions of the site are kept for good.
+func (a *App) clean(ctx context.Context) error {
+	a.codes.Prune()
+	removed, err := a.store.PruneAudit(ctx, a.cfg.Clock.Now().Add(-a.cfg.KeepAudit))
+	if removed > 0 {
+		a.cfg.Log.Info("old audit entries removed", "entries", removed, "older_than", a.cfg.KeepAudit)
+		a.recorder.Write(ctx, store.AuditEntry{Actor: "system", Action: "audit.prune", Result: "ok",
+			Message: strconv.Itoa(removed) + " entries older than " + a.cfg.KeepAudit.String()})
+	}
+	return errs.Join(err, a.enrolment.Prune(ctx), a.operations.rollouts.Prune(ctx))
 }
 
 func (a *App) metricsServer() *http.Server {

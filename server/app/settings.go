@@ -26,6 +26,9 @@ const (
 	DefaultEnrolment = ":7444"
 )
 
+// DefaultKeepAudit is how long audit entries are kept: a year, and time to look at the year that is over.
+const DefaultKeepAudit = 400 * 24 * time.Hour
+
 // serverName is the name in the server's certificate.
 const serverName = "server"
 
@@ -56,6 +59,8 @@ type Config struct {
 	Firstboot string
 	// Heartbeat is the interval that agents are told; 0 is the default of package session.
 	Heartbeat time.Duration
+	// KeepAudit is how long audit entries are kept; 0 means DefaultKeepAudit.
+	KeepAudit time.Duration
 	// Limits bound enrolments; zero fields have defaults.
 	Limits session.EnrolmentLimits
 	Clock  clock.Clock
@@ -78,6 +83,9 @@ func (c *Config) setDefaults() {
 	set(&c.Socket, DefaultSocket)
 	if c.SocketUIDs == nil {
 		c.SocketUIDs = []uint32{0}
+	}
+	if c.KeepAudit <= 0 {
+		c.KeepAudit = DefaultKeepAudit
 	}
 	if c.Clock == nil {
 		c.Clock = clock.System{}
