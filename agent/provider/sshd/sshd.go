@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/infractl/infractl/agent/host"
 	"github.com/infractl/infractl/agent/provider"
@@ -165,14 +166,21 @@ func (p *Provider) Verify(ctx context.Context, w wish) error {
 	if wrong := t.config.mismatches(t.effective); len(wrong) > 0 {
 		return notWinning(wrong)
 	}
+	var users errgroup.Group
 	for _, user := range w.Spec.GetAllowUsers() {
-		now, err := p.effectiveFor(ctx, mainFile, user, w.Spec)
-		if err != nil {
-			return err
-		}
-		if wrong := t.config.mismatches(now); len(wrong) > 0 {
-			return errs.Wrap("user "+user, notWinning(wrong))
-		}
+		users.Go(func() error {
+			now, err := p.effectiveFor(ctx, mainFile, user, w.Spec)
+			if err != nil {
+				return err
+			}
+			if wrong := t.config.mismatches(now); len(wrong) > 0 {
+				return errs.Wrap("user "+user, notWinning(wrong))
+			}
+			return nil
+		})
+	}
+	if err := users.Wait(); err != nil {
+		return err
 	}
 	if err := p.waitForSockets(ctx, t.listeners, t.closing()); err != nil {
 		return err
