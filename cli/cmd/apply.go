@@ -117,6 +117,7 @@ func (a *app) agree(ctx context.Context, w *output.Writer, plan *v1.PlanSiteResp
 		a.note("revision %d: all %d nodes are in sync, nothing to do", plan.GetBaseRevision(), len(plan.GetNodes()))
 		return true, a.rolloutForPrograms(w, &v1.Rollout{Revision: plan.GetBaseRevision(), State: v1.RolloutState_ROLLOUT_STATE_SUCCEEDED})
 	}
+	a.serverFindings(plan)
 	showPlan(a.printErr, plan)
 	if err := o.check(plan); err != nil {
 		return false, err

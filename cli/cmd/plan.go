@@ -45,6 +45,7 @@ func (a *app) runPlan(ctx context.Context, files *siteFlags, nodes []string) err
 		if err != nil {
 			return err
 		}
+		a.serverFindings(plan)
 		if err := w.Message(plan, func() error { showPlan(w.Printf, plan); return nil }); err != nil {
 			return err
 		}

@@ -19,6 +19,7 @@ import (
 	"github.com/infractl/infractl/cli/output"
 	"github.com/infractl/infractl/internal/clock"
 	"github.com/infractl/infractl/internal/errs"
+	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
 // Process is what the command line has of its process.
@@ -37,6 +38,8 @@ type app struct {
 	server string
 	config string
 	yes    bool
+	// said are the findings of the site file that were shown.
+	said []*v1.Finding
 }
 
 // Run runs the command line and returns the exit code.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/infractl/infractl/cli/output"
 	"github.com/infractl/infractl/internal/errs"
@@ -93,10 +94,22 @@ func cause(err error) error {
 func (a *app) check(src *v1.SiteSource) (*site.Site, error) {
 	s, findings := site.Load(site.SourceFromProto(src))
 	a.findings(findings, v1.Severity_SEVERITY_WARNING)
+	a.said = findings
 	if s == nil {
 		return nil, errs.New(errs.Invalid, "%s; nothing was sent anywhere", faults(findings)).At(src.GetFile())
 	}
 	return s, nil
+}
+
+// serverFindings shows people what the server says of the site file and nobody said here: it may be of another version, or the
+// file an old revision. Programs find them in the answer.
+func (a *app) serverFindings(plan *v1.PlanSiteResponse) {
+	if a.machine() {
+		return
+	}
+	a.findings(slices.DeleteFunc(slices.Clone(plan.GetFindings()), func(f *v1.Finding) bool {
+		return slices.ContainsFunc(a.said, func(said *v1.Finding) bool { return proto.Equal(f, said) })
+	}), v1.Severity_SEVERITY_WARNING)
 }
 
 func faults(findings []*v1.Finding) string {
