@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"strings"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -80,6 +81,8 @@ func PhaseHash(spec *v1.HostSpec, phase v1.Phase) string {
 		part.Firewall, part.Sshd = spec.GetFirewall(), spec.GetSshd()
 		if phase == v1.Phase_PHASE_NARROWING {
 			part.Accounts = spec.GetAccounts()
+		} else {
+			part.System = netSettings(spec.GetSystem())
 		}
 	default:
 		part.System, part.Time, part.Accounts = spec.GetSystem(), spec.GetTime(), spec.GetAccounts()
@@ -90,4 +93,23 @@ func PhaseHash(spec *v1.HostSpec, phase v1.Phase) string {
 		return fmt.Sprintf("unhashable:%s:%v", spec.GetNode(), err)
 	}
 	return Digest(append([]byte(phase.String()+"\n"), content...))
+}
+
+// netSettings returns the kernel settings below net., which alone of the system section belong to the widening commit; nil
+// without any.
+func netSettings(system *v1.SystemSpec) *v1.SystemSpec {
+	var net map[string]string
+	for key, value := range system.GetSysctls() {
+		if !strings.HasPrefix(key, "net.") && !strings.HasPrefix(key, "net/") {
+			continue
+		}
+		if net == nil {
+			net = map[string]string{}
+		}
+		net[key] = value
+	}
+	if net == nil {
+		return nil
+	}
+	return &v1.SystemSpec{Sysctls: net}
 }
