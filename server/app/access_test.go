@@ -147,6 +147,11 @@ func TestGoodCertificateWithoutRecord(t *testing.T) {
 	}
 	_, _, err := m.open(t.Context())
 	wantCode(t, err, errs.Precondition) // never a revocation
+	// An agent with an identity never looks for a token: the hint must say what becomes of the identity.
+	if hint := errs.HintOf(errs.FromGRPC(err)); !strings.Contains(hint, "/var/lib/infractl/identity") ||
+		!strings.Contains(hint, "infractl token create --node web") {
+		t.Errorf("hint = %q", hint)
+	}
 	if f.refused(access.ReasonUnknown) != 1 {
 		t.Error("not counted")
 	}
