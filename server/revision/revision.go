@@ -292,7 +292,7 @@ func (r *Revisions) Get(ctx context.Context, number uint64) (*v1.Revision, *v1.S
 			return nil, nil, err
 		}
 		if newest == 0 {
-			return nil, nil, errs.New(errs.NotFound, "the site has no revision yet").WithHint("infractl apply site.yaml")
+			return nil, nil, errs.New(errs.NotFound, "the site has no revision yet").WithHint("infractl apply -f site.yaml")
 		}
 		number = newest
 	}

@@ -197,3 +197,11 @@ func TestWantedListsNodesAndProbes(t *testing.T) {
 		}
 	}
 }
+
+func TestWithoutARevisionTheHintIsACommandThatWorks(t *testing.T) {
+	r, _ := newRevisions(t)
+	_, _, err := r.Get(context.Background(), 0)
+	if !errs.Is(err, errs.NotFound) || errs.HintOf(err) != "infractl apply -f site.yaml" {
+		t.Errorf("got %v, hint %q", err, errs.HintOf(err))
+	}
+}

@@ -372,3 +372,10 @@ func TestOnTheEmbeddedStore(t *testing.T) {
 		t.Errorf("rollouts %v, %v, want two, newest first", list, err)
 	}
 }
+
+func TestWithoutARolloutTheHintIsACommandThatWorks(t *testing.T) {
+	_, err := serving(t, rollouttest.Line(1, 1)).rollouts.Get(context.Background(), "")
+	if !errs.Is(err, errs.NotFound) || errs.HintOf(err) != "infractl apply -f site.yaml" {
+		t.Errorf("got %v, hint %q", err, errs.HintOf(err))
+	}
+}

@@ -171,7 +171,7 @@ func (r *Rollouts) header(ctx context.Context, id string) (header, error) {
 	if id == "" {
 		h, ok, err := r.newest(ctx)
 		if err == nil && !ok {
-			err = errs.New(errs.NotFound, "there was no rollout yet").WithHint("infractl apply site.yaml")
+			err = errs.New(errs.NotFound, "there was no rollout yet").WithHint("infractl apply -f site.yaml")
 		}
 		return h, err
 	}
