@@ -92,6 +92,7 @@ admin code    %s   (one login, until %s)
 recovery key  %s   (write it down: it is shown this once)
 
 next:
+  systemctl restart infractl-firewall.service   (lets agents and operators in)
   systemctl enable --now infractl-server
   infractl login --name YOUR-NAME
 `, made.Site, made.Fingerprint, strings.Join(made.Addresses, " "), made.AdminCode,

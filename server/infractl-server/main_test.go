@@ -55,6 +55,22 @@ func TestCommands(t *testing.T) {
 	}
 }
 
+func TestInitSaysWhatComesNext(t *testing.T) {
+	dir := t.TempDir()
+	code, out, errOut := try(t, "init", "--data-dir", filepath.Join(dir, "data"), "--site", "projetpro", "--address", "10.0.10.4",
+		"--firstboot-dir", filepath.Join(dir, "firstboot.d"))
+	if code != 0 {
+		t.Fatalf("init: %d %s", code, errOut)
+	}
+	_, rest, _ := strings.Cut(out, "\nnext:\n")
+	for _, step := range []string{"systemctl restart infractl-firewall.service", "systemctl enable --now infractl-server", "infractl login"} {
+		var ok bool
+		if _, rest, ok = strings.Cut(rest, step); !ok {
+			t.Errorf("no step %q, or not in this order:\n%s", step, out)
+		}
+	}
+}
+
 func TestRunStopsWhenTold(t *testing.T) {
 	dir, err := os.MkdirTemp("", "infractl")
 	if err != nil {
