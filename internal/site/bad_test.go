@@ -24,6 +24,7 @@ var badEdits = []struct {
 	{"key without value", []string{"timezone: Europe/Paris", "timezone:"}},
 	{"list instead of value", []string{"domain: projetpro.lab", "domain: [projetpro.lab]"}},
 	{"value instead of list", []string{"users: [operator, developer]", "users: operator"}},
+	{"account name of 32 bytes", []string{"  developer: {", "  " + strings.Repeat("d", 32) + ": {"}},
 	{"site name in capitals", []string{"site: projetpro", "site: ProjetPro"}},
 	{"name too long", []string{"srv-prod:        {", strings.Repeat("x", 64) + ": {"}},
 	{"domain of one label", []string{"domain: projetpro.lab", "domain: lab"}},

@@ -111,7 +111,8 @@ func (l *loader) failedAt(path string) bool {
 	})
 }
 
-var accountForm = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}$`)
+// accountForm is what every useradd takes and the agent too; a record of utmp has room for 31 bytes and their end.
+var accountForm = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,30}$`)
 
 // systemAccounts are names of Debian and Ubuntu that are no people, and our own.
 func systemAccounts() []string {
@@ -126,7 +127,7 @@ func (l *loader) accounts() {
 		path := yamltree.Join("accounts", p.Key)
 		switch {
 		case !accountForm.MatchString(p.Key):
-			l.failKey(path, "small letters, digits, hyphens, at most 32", "%q is no login name", p.Key)
+			l.failKey(path, "small letters, digits, _ and -, at most 31, a letter or _ first", "%q is no login name", p.Key)
 			continue
 		case slices.Contains(systemAccounts(), p.Key):
 			l.failKey(path, "choose another name", "%s is an account of the system", p.Key)

@@ -29,7 +29,8 @@ type File struct {
 	Flows []Flow `yaml:"flows" site:"required"`
 	// Policy of all SSH servers.
 	SSH SSH `yaml:"ssh" site:"required"`
-	// People by login name, the same on every node. At least one of ssh.users may use sudo.
+	// People by login name (small letters, digits, _ and -, at most 31), the same on every node. At least one of ssh.users may
+	// use sudo.
 	Accounts yamltree.Map[Account] `yaml:"accounts" site:"required"`
 	// Bounds of a rollout.
 	Rollout *Rollout `yaml:"rollout"`
