@@ -68,7 +68,7 @@ proto-lint: ## buf lint and breaking against main
 	$(BIN)/buf breaking --against '.git#branch=main'
 
 docs: ## Write the generated pages: CLI, site reference
-	$(GO) test ./cli/cmd ./internal/site -run 'TestDocsAreCurrent' -update
+	$(GO) test ./cli/cmd ./internal/site -run 'TestDocsAreCurrent|TestReferenceIsCurrent' -update
 
 clean: ## Remove bin/
 	rm -rf $(BIN)
