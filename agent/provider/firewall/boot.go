@@ -59,7 +59,10 @@ func (b FirstBoot) RuleSet() (RuleSet, error) {
 	return RuleSet{Version: 1, Input: hook}, nil
 }
 
-func loadFirstBoot(h *host.Host) (RuleSet, error) {
+// loadFirstBoot reads FirstBootFile with the files beside it.
+func loadFirstBoot(h *host.Host) (RuleSet, error) { return readFirstBoot(h, true) }
+
+func readFirstBoot(h *host.Host, more bool) (RuleSet, error) {
 	data, err := h.ReadFile(FirstBootFile)
 	if err != nil {
 		return RuleSet{}, err
@@ -68,8 +71,10 @@ func loadFirstBoot(h *host.Host) (RuleSet, error) {
 	if err := strict(data, &b); err != nil {
 		return RuleSet{}, errs.New(errs.Invalid, "%w", err).At(FirstBootFile)
 	}
-	if err := b.addMore(h); err != nil {
-		return RuleSet{}, err
+	if more {
+		if err := b.addMore(h); err != nil {
+			return RuleSet{}, err
+		}
 	}
 	rs, err := b.RuleSet()
 	if err != nil {
@@ -128,7 +133,12 @@ func Boot(ctx context.Context, h *host.Host) (Booted, error) {
 			return BootedNothing, nil
 		}
 		if err != nil {
-			return BootedNothing, errs.Wrap("restore the firewall", err)
+			// A wrong file that only adds ports must not leave the host open.
+			base, berr := readFirstBoot(h, false)
+			if berr != nil {
+				return BootedNothing, errs.Wrap("restore the firewall", berr)
+			}
+			return BootedFirst, errs.Wrap("restore the firewall", errs.Join(err, bootRuleSet(ctx, h, base, []family{v4, v6})))
 		}
 		return BootedFirst, errs.Wrap("restore the firewall", bootRuleSet(ctx, h, first, []family{v4, v6}))
 	}

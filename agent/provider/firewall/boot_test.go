@@ -79,6 +79,24 @@ func TestBoot(t *testing.T) {
 		boot(t, root, BootedFirst, false)
 		see(t, open, silent, open, silent, open)
 	})
+	t.Run("files beside the first-boot file add ports", func(t *testing.T) {
+		root := t.TempDir()
+		write(t, root, FirstBootFile, `{"ssh_from": ["10.99.0.4", "fd99::4"]}`)
+		boot(t, root, BootedFirst, false)
+		see(t, open, silent, silent, silent, open)
+		write(t, root, "/etc/infractl/firstboot.d/server.json", `{"ports": [7443, 7444]}`) // as infractl-server init writes it
+		write(t, root, "/etc/infractl/firstboot.d/notes.txt", "not ours")
+		boot(t, root, BootedFirst, false)
+		see(t, open, silent, open, silent, open)
+		write(t, root, "/etc/infractl/firstboot.d/wrong.json", `{"ports": ["http"]}`)
+		boot(t, root, BootedFirst, true) // an error, but not an open host
+		see(t, open, silent, silent, silent, open)
+	})
+	t.Run("files beside no first-boot file leave the host alone", func(t *testing.T) {
+		root := t.TempDir()
+		write(t, root, "/etc/infractl/firstboot.d/server.json", `{"ports": [7443]}`)
+		boot(t, root, BootedNothing, false)
+	})
 	t.Run("a wrong first-boot file is an error", func(t *testing.T) {
 		root := t.TempDir()
 		write(t, root, FirstBootFile, `{"ssh_from": [], "port": 1}`)
