@@ -1,11 +1,15 @@
 package app
 
 import (
+	"context"
+	"crypto/tls"
 	"fmt"
+	"net"
 	"testing"
 	"time"
 
 	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/mtls"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 	"github.com/infractl/infractl/server/access"
 	"github.com/infractl/infractl/server/rollout"
@@ -153,4 +157,31 @@ func TestOldRecordsAreForgotten(t *testing.T) {
 	if _, err := f.app.store.VerifyAudit(t.Context()); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestSilentConnectionsKeepNobodyOut: one machine opens connections and says nothing.
+func TestSilentConnectionsKeepNobodyOut(t *testing.T) {
+	f := newFixture(t)
+	anna := f.login("anna")
+	address := f.app.Addresses().Sessions
+	for range 2 * maxHandshakes {
+		conn, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+	}
+	cfg, err := mtls.ClientConfig(mtls.ClientOptions{RootPEM: anna.cred.RootPEM, Site: testSite, Clock: f.clock,
+		Certificate: func() (*tls.Certificate, error) { return anna.cred.TLS, nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &tls.Dialer{Config: cfg, NetDialer: &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	conn, err := d.DialContext(ctx, "tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
 }

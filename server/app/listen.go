@@ -22,6 +22,8 @@ const (
 	// maxHandshakes is how many handshakes run at once per listener; after a restart a whole fleet comes back, and each
 	// handshake costs a signature.
 	maxHandshakes = 64
+	// maxFromOne is how many of them one address has: whoever opens connections and says nothing keeps nobody else out.
+	maxFromOne = 16
 	// maxEnrolConns is how many connections the enrolment listener has at once.
 	maxEnrolConns = 512
 )
@@ -30,22 +32,62 @@ const (
 type guarded struct {
 	credentials.TransportCredentials
 	slots  chan struct{}
+	from   *shares
 	failed func(addr net.Addr, err error)
 }
 
+// shares count handshakes by address.
+type shares struct {
+	mu  sync.Mutex
+	all map[string]*share
+}
+
+type share struct {
+	slots chan struct{}
+	users int // those that wait included
+}
+
+// of returns the slots of an address, and what gives up the use of them.
+func (s *shares) of(address string) (slots chan struct{}, done func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	one := s.all[address]
+	if one == nil {
+		one = &share{slots: make(chan struct{}, maxFromOne)}
+		s.all[address] = one
+	}
+	one.users++
+	return one.slots, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if one.users--; one.users == 0 {
+			delete(s.all, address)
+		}
+	}
+}
+
 func guard(inner credentials.TransportCredentials, failed func(net.Addr, error)) *guarded {
-	return &guarded{TransportCredentials: inner, slots: make(chan struct{}, maxHandshakes), failed: failed}
+	return &guarded{TransportCredentials: inner, slots: make(chan struct{}, maxHandshakes),
+		from: &shares{all: make(map[string]*share)}, failed: failed}
 }
 
 // ServerHandshake implements credentials.TransportCredentials. gRPC has set a deadline on conn.
 func (g *guarded) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	wait := time.NewTimer(mtls.HandshakeTimeout)
 	defer wait.Stop()
-	select {
-	case g.slots <- struct{}{}:
-		defer func() { <-g.slots }()
-	case <-wait.C:
-		return nil, nil, errs.New(errs.Exhausted, "too many handshakes at once")
+	address := conn.RemoteAddr().String()
+	if host, _, err := net.SplitHostPort(address); err == nil {
+		address = host
+	}
+	mine, done := g.from.of(address)
+	defer done()
+	for _, slots := range []chan struct{}{mine, g.slots} {
+		select {
+		case slots <- struct{}{}:
+			defer func() { <-slots }()
+		case <-wait.C:
+			return nil, nil, errs.New(errs.Exhausted, "too many handshakes at once")
+		}
 	}
 	out, info, err := g.TransportCredentials.ServerHandshake(conn)
 	if err != nil && !gone(err) {
@@ -61,7 +103,7 @@ func gone(err error) bool {
 
 // Clone implements credentials.TransportCredentials.
 func (g *guarded) Clone() credentials.TransportCredentials {
-	return &guarded{TransportCredentials: g.TransportCredentials.Clone(), slots: g.slots, failed: g.failed}
+	return &guarded{TransportCredentials: g.TransportCredentials.Clone(), slots: g.slots, from: g.from, failed: g.failed}
 }
 
 // limited is a listener that has a bounded number of connections; further ones wait in the kernel's queue.
