@@ -31,6 +31,8 @@ type Options struct {
 	Overlay string
 	// Customize changes the lab's configuration before it is built.
 	Customize func(*lab.Config)
+	// Bare stops Boot when the VMs run: there is no server, no token and no probe.
+	Bare bool
 	// Out gets progress for people.
 	Out io.Writer
 	// Log gets details; nil discards them.
@@ -106,6 +108,12 @@ func Boot(ctx context.Context, o Options) (*Site, error) {
 		return s, err
 	}
 	s.say("lab: %d VMs boot", len(cfg.VMs))
+	if o.Bare {
+		if err := s.Lab.StartVM(ctx); err != nil {
+			return s, err
+		}
+		return s, s.Lab.WaitBooted(ctx)
+	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.startServer(gctx) })
 	g.Go(func() error { return s.startOthers(gctx) })
