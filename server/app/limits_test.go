@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/infractl/infractl/certs"
 	"github.com/infractl/infractl/internal/errs"
 	"github.com/infractl/infractl/internal/mtls"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
@@ -184,4 +185,18 @@ func TestSilentConnectionsKeepNobodyOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	conn.Close()
+}
+
+func TestRenewalOfTheIssuingCertificateIsAudited(t *testing.T) {
+	f := newFixture(t)
+	for i, d := range []time.Duration{0, certs.IssuingLife * 3 / 4, time.Hour} {
+		f.clock.Advance(d)
+		if err := f.app.renew(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		entries, err := f.app.store.ListAudit(t.Context(), store.AuditFilter{Action: "certificate.renew"})
+		if want := min(i, 1); err != nil || len(entries) != want {
+			t.Errorf("after %s: %d entries, %v, want %d", d, len(entries), err, want)
+		}
+	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/infractl/infractl/certs"
 	"github.com/infractl/infractl/internal/errs"
 	"github.com/infractl/infractl/server/fleet"
 	"github.com/infractl/infractl/server/store"
@@ -61,12 +62,24 @@ func (a *App) upkeep(ctx context.Context) error {
 		case <-clean.C:
 			err = a.clean(ctx)
 		case <-renew.C:
-			_, err = a.authority.RenewIssuing()
+			err = a.renew(ctx)
 		}
 		if err != nil && ctx.Err() == nil {
 			a.cfg.Log.Error("upkeep failed", "error", err)
 		}
 	}
+}
+
+// renew renews the issuing certificate when it is due.
+func (a *App) renew(ctx context.Context) error {
+	renewed, err := a.authority.RenewIssuing()
+	if renewed {
+		serial := certs.SerialHex(a.authority.Issuing().SerialNumber)
+		a.cfg.Log.Info("issuing certificate renewed", "serial", serial)
+		a.recorder.Write(ctx, store.AuditEntry{Actor: "system", Action: "certificate.renew", Target: "issuing", Result: "ok",
+			Message: "serial " + serial})
+	}
+	return err
 }
 
 // clean forgets what nobody needs any more. Revisions of the site are kept for good.
