@@ -18,6 +18,8 @@ type Source struct {
 	OverlayContent []byte
 	// Present says whether a path that the site file names exists beside it; nil: files are not looked for.
 	Present func(path string) bool
+	// Site is the name that the site must have, which its certificates carry; empty: any.
+	Site string
 }
 
 // SourceFromProto returns the source that a message carries.

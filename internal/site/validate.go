@@ -60,6 +60,9 @@ func (l *loader) general() {
 	f, s := &l.file, l.site
 	if l.pos.Has("site") && !isLabel(f.Site) {
 		l.fail("site", labelHint, "site: %q is no name", f.Site)
+	} else if l.pos.Has("site") && l.src.Site != "" && f.Site != l.src.Site {
+		l.fail("site", "write site: "+l.src.Site+", or log in to the server of "+f.Site+": certificates carry the name, it never changes",
+			"site: this is the file of %q, and the server is that of %q", f.Site, l.src.Site)
 	}
 	s.Name, s.Domain, s.PublicDomain, s.Timezone = f.Site, string(f.Domain), string(f.PublicDomain), f.Timezone
 	if !l.pos.Has("timezone") {

@@ -51,7 +51,7 @@ func newRig(t *testing.T) *rig {
 	if r.source.OverlayContent, err = os.ReadFile("../../examples/projetpro/lab.yaml"); err != nil {
 		t.Fatal(err)
 	}
-	r.revisions = revision.New(revision.Config{Records: s, Nodes: f, AlwaysRead: true, Clock: clock.System{}})
+	r.revisions = revision.New(revision.Config{Records: s, Nodes: f, AlwaysRead: true, Clock: clock.System{}, Site: "projetpro"})
 	loaded, findings, err := r.revisions.Check(r.source)
 	if err != nil || loaded == nil {
 		t.Fatalf("the example is refused: %v, %v", findings, err)
@@ -186,6 +186,7 @@ func TestApplyRefuses(t *testing.T) {
 		want errs.Code
 	}{
 		"ErrBadSite":      {certs.RoleOperator, &v1.ApplySiteRequest{Source: r.edited("10.0.10.20", "10.0.10.300"), BaseRevision: 1}, errs.Invalid},
+		"ErrOtherSite":    {certs.RoleOperator, &v1.ApplySiteRequest{Source: r.edited("site: projetpro", "site: other"), BaseRevision: 1}, errs.Invalid},
 		"ErrConflict":     {certs.RoleOperator, &v1.ApplySiteRequest{Source: r.edited("max_sessions: 10", "max_sessions: 9")}, errs.Conflict},
 		"ErrConflictSame": {certs.RoleOperator, &v1.ApplySiteRequest{}, errs.Conflict},
 		"ErrServerMoved":  {certs.RoleOperator, &v1.ApplySiteRequest{Source: r.edited("enrol_port: 7444", "enrol_port: 7446"), BaseRevision: 1}, errs.Precondition},
@@ -259,5 +260,29 @@ func TestFlowsOfANodeHaveReasons(t *testing.T) {
 	}
 	if _, err := r.api.Flow.ListFlows(as(certs.RoleViewer), &v1.ListFlowsRequest{}); !errs.Is(err, errs.NotFound) {
 		t.Errorf("flows without a revision: %v", err)
+	}
+}
+
+func TestFileOfAnotherSiteIsRefusedAtItsLine(t *testing.T) {
+	r := newRig(t)
+	other := r.edited("site: projetpro", "site: other")
+	checked, err := r.api.Site.CheckSite(as(certs.RoleViewer), &v1.CheckSiteRequest{Source: other})
+	if err != nil || checked.GetValid() || len(checked.GetFindings()) == 0 {
+		t.Fatalf("check: %v, %v", checked, err)
+	}
+	f := checked.GetFindings()[0]
+	if !strings.HasPrefix(f.GetWhere(), "site.yaml:6:") || !strings.Contains(f.GetMessage(), `"other"`) ||
+		!strings.Contains(f.GetHint(), "site: projetpro") {
+		t.Errorf("check found %v", f)
+	}
+	_, err = r.api.Site.PlanSite(as(certs.RoleViewer), &v1.PlanSiteRequest{Source: other})
+	_, applied := r.api.Site.ApplySite(as(certs.RoleOperator), &v1.ApplySiteRequest{Source: other})
+	for what, err := range map[string]error{"plan": err, "apply": applied} {
+		if !errs.Is(err, errs.Invalid) || !strings.Contains(err.Error(), "site.yaml:6:") || errs.HintOf(err) == "" {
+			t.Errorf("%s: %v, hint %q", what, err, errs.HintOf(err))
+		}
+	}
+	if n, _ := r.revisions.Current(t.Context()); n != 0 {
+		t.Errorf("it became revision %d", n)
 	}
 }

@@ -22,7 +22,7 @@ type operations struct {
 
 func newOperations(a *App) *operations {
 	o := &operations{cfg: a.cfg}
-	o.revisions = revision.New(revision.Config{Records: a.store, Nodes: a.fleet, Clock: a.cfg.Clock})
+	o.revisions = revision.New(revision.Config{Records: a.store, Nodes: a.fleet, Clock: a.cfg.Clock, Site: a.authority.Site()})
 	o.rollouts = rollout.New(rollout.Config{Store: a.store, Fleet: a.fleet, Hub: a.hub,
 		Revisions: rollout.FromRevisions(o.revisions), Clock: a.cfg.Clock, Log: a.cfg.Log.Named("rollout")})
 	o.api = api.New(api.Config{Revisions: o.revisions, Rollouts: o.rollouts, Hub: a.hub, Fleet: a.fleet, Audit: a.store,

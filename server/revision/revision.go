@@ -53,6 +53,8 @@ type Config struct {
 	Records store.Records
 	Nodes   Nodes
 	Clock   clock.Clock
+	// Site is the name in the site's certificates: the file of another site is refused. Empty: any is taken.
+	Site string
 	// AlwaysRead makes every derivation read the fleet anew, for tests; otherwise what was read is trusted for a moment.
 	AlwaysRead bool
 	// Load replaces site.Load in tests.
@@ -116,7 +118,9 @@ func (r *Revisions) Check(source *v1.SiteSource) (*site.Site, []*v1.Finding, err
 	if err := checkSource(source); err != nil {
 		return nil, nil, err
 	}
-	s, findings := r.cfg.Load(site.SourceFromProto(source))
+	src := site.SourceFromProto(source)
+	src.Site = r.cfg.Site
+	s, findings := r.cfg.Load(src)
 	return s, findings, nil
 }
 

@@ -6,7 +6,7 @@ import "github.com/infractl/infractl/internal/site/yamltree"
 
 // File is the site file: the whole infrastructure on one page.
 type File struct {
-	// Name of the site, one per server. Certificates carry it, so it never changes.
+	// Name of the site, one per server. Certificates carry it, so it never changes; the server refuses a file of another name.
 	Site string `yaml:"site" site:"required"`
 	// Internal domain: the full name of a node is its name and this.
 	Domain DomainName `yaml:"domain" site:"required"`
