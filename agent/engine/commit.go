@@ -84,7 +84,7 @@ func (a *apply) commit(ctx context.Context, phase v1.Phase, stage provider.Stage
 	return true
 }
 
-// arm takes the snapshots, writes the record and arms the revert outside the agent, in this order.
+// arm takes the snapshots, arms the revert outside the agent and writes the record, in this order. Nothing is applied before.
 func (a *apply) arm(ctx context.Context, stage provider.Stage, steps []provider.Step, window time.Duration) error {
 	rec := record{
 		ID: a.task.GetCommitId(), TaskID: a.taskID, Stage: stage, SpecDigest: a.task.GetSpecDigest(), Spec: a.task.GetSpec(),
@@ -101,14 +101,13 @@ func (a *apply) arm(ctx context.Context, stage provider.Stage, steps []provider.
 		return err
 	}
 	a.records.prune()
-	if err := a.records.create(rec); err != nil {
+	// The timer first: a record that is armed then has a revert behind it whatever happens to this process, and a timer
+	// without a record finds nothing to do.
+	if err := a.armer.Arm(ctx, rec.ID, window); err != nil {
 		return err
 	}
-	if err := a.armer.Arm(ctx, rec.ID, window); err != nil {
-		// Nothing was applied yet; without an armed revert nothing will be.
-		if _, moved := a.records.move(rec.ID, armed, reverted); moved != nil {
-			a.log.Error("could not close the record of a commit that was not begun", "error", moved)
-		}
+	if err := a.records.create(rec); err != nil {
+		a.disarm()
 		return err
 	}
 	return nil

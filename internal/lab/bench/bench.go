@@ -130,6 +130,7 @@ func parts() []part {
 		{"footprint", footprint},
 		{"fleet", fleet},
 		{"lockout", lockout},
+		{"edits", edits},
 	}
 }
 

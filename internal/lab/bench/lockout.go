@@ -97,6 +97,7 @@ func lockout(ctx context.Context, o Options, r *Report) error {
 		return errs.Wrap("read the example site", err)
 	}
 	content, addresses := fleetSite(string(example), prods)
+	content += "\nrollout: {max_unavailable: 20}\n"
 	g := &ground{content: content, r: r}
 	for name := range addresses {
 		if name == demo.Prod || len(name) > len("srv-prod-") && name[:9] == "srv-prod-" {
@@ -104,7 +105,7 @@ func lockout(ctx context.Context, o Options, r *Report) error {
 		}
 	}
 	g.site, err = demo.Boot(ctx, demo.Options{Root: o.Root, Bin: o.Bin, Dir: filepath.Join(o.Dir, "lockout"), Name: "trials", Out: o.Out,
-		Site: content, Overlay: "rollout: {window: 10s, max_unavailable: 12}\n", Customize: func(cfg *lab.Config) { addProds(cfg, addresses) }})
+		Site: content, Overlay: "rollout: {window: 10s}\n", Customize: func(cfg *lab.Config) { addProds(cfg, addresses) }})
 	if g.site != nil {
 		defer g.site.Down(context.WithoutCancel(ctx)) //nolint:errcheck // the lab's own report says what stayed
 	}
@@ -122,7 +123,7 @@ func lockout(ctx context.Context, o Options, r *Report) error {
 			return errs.Wrap(k.name, err)
 		}
 	}
-	if err := g.site.SetOverlay("rollout: {max_unavailable: 12}\n"); err != nil {
+	if err := g.site.SetOverlay(""); err != nil {
 		return err
 	}
 	for _, k := range kinds() {
@@ -229,7 +230,7 @@ func (g *ground) round(ctx context.Context, k kind, victims []string, window tim
 
 // one follows one victim.
 func (g *ground) one(ctx context.Context, k kind, t *trial, before map[string]bool, window time.Duration) {
-	if t.err = t.waitArmed(ctx, before, k.stage, 60*time.Second); t.err != nil {
+	if t.err = t.waitArmed(ctx, before, k.stage, 90*time.Second); t.err != nil {
 		return
 	}
 	begin, limit := t.armed, window+slack+2*time.Second
@@ -267,6 +268,12 @@ func (g *ground) recover(ctx context.Context, k kind, trials []*trial) error {
 	}
 	if err := g.site.WaitOnline(ctx, 60*time.Second, names...); err != nil {
 		return errs.Wrap("after a round", err)
+	}
+	// What the server makes of the round is known when its rollout has ended; clearing earlier would be overtaken by it.
+	wctx, cancel := context.WithTimeout(ctx, 90*time.Second)
+	defer cancel()
+	if _, err := g.site.Infractl(wctx, "rollout", "watch"); err != nil {
+		return errs.Wrap("wait for the rollout of a round", err)
 	}
 	for _, name := range names {
 		if _, err := g.site.Must(ctx, "node", "clear", name); err != nil {
