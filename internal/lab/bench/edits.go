@@ -75,11 +75,11 @@ func labEdits(ctx context.Context, o Options, r *Report) error {
 	if err != nil {
 		return errs.Wrap("read the overlay", err)
 	}
-	seed, reached, applied := rand.Int64N(1_000_000), 0, 0
+	seed, reached, applied := rand.Uint64N(1_000_000), 0, 0
 	r.say("seed %d", seed)
 	for n := range o.LabEdits {
 		src := site.Source{File: s.File, Content: content, OverlayFile: s.Overlay, OverlayContent: overlay}
-		mutant := sitetest.Mutate(sitetest.Seeded(seed+int64(n)), src, sitetest.Options{KeepMachines: true})
+		mutant := sitetest.Mutate(sitetest.Seeded(seed+uint64(n)), src, sitetest.Options{KeepMachines: true})
 		if err := s.WriteSite(string(mutant)); err != nil {
 			return err
 		}
