@@ -52,18 +52,9 @@ func (a *apply) commit(ctx context.Context, phase v1.Phase, stage provider.Stage
 	// armed revert is there for a dead one.
 	ctx = context.WithoutCancel(ctx)
 	deadline := time.Now().Add(window - revertAhead)
-	if late, err := a.applySteps(ctx, phase, steps, deadline); err != nil {
+	if outcome, err := a.attempt(ctx, phase, steps, window, deadline); err != nil {
 		a.revert(ctx)
-		if late { // a slow host is not wrong content
-			failed = v1.PhaseOutcome_PHASE_OUTCOME_UNCONFIRMED
-			err = errs.New(errs.RolledBack, "the change took longer than its window of %s: %w", window, err)
-		}
-		a.add(phase, failed, steps, started, err)
-		return false
-	}
-	if err := a.confirm(ctx, phase, deadline); err != nil {
-		a.revert(ctx)
-		a.add(phase, v1.PhaseOutcome_PHASE_OUTCOME_UNCONFIRMED, steps, started, err)
+		a.add(phase, outcome, steps, started, err)
 		return false
 	}
 	won, err := a.records.move(a.task.GetCommitId(), armed, kept)
@@ -113,18 +104,43 @@ func (a *apply) arm(ctx context.Context, stage provider.Stage, steps []provider.
 	return nil
 }
 
-// applySteps ends with the window at the latest, so that it does not work against the revert that begins then; late says
-// that it did.
-func (a *apply) applySteps(ctx context.Context, phase v1.Phase, steps []provider.Step, deadline time.Time) (late bool, err error) {
-	ctx, cancel := context.WithDeadline(ctx, deadline)
+// attempt applies, and then verifies here and asks for the confirmation at once: both only look, and both must agree. Its error
+// comes with the outcome that it means.
+func (a *apply) attempt(ctx context.Context, phase v1.Phase, steps []provider.Step, window time.Duration, deadline time.Time) (v1.PhaseOutcome, error) {
+	// Own work ends with the window at the latest, so that it does not work against the revert that begins then.
+	own, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
-	if err := a.stepsWithin(ctx, phase, steps); err != nil {
-		return ctx.Err() != nil, err
+	failure := func(err error) (v1.PhaseOutcome, error) {
+		if own.Err() != nil { // a slow host is not wrong content
+			return v1.PhaseOutcome_PHASE_OUTCOME_UNCONFIRMED,
+				errs.New(errs.RolledBack, "the change took longer than its window of %s: %w", window, err)
+		}
+		return v1.PhaseOutcome_PHASE_OUTCOME_FAILED, err
 	}
-	return ctx.Err() != nil, ctx.Err()
+	if err := a.applySteps(own, phase, steps); err != nil {
+		return failure(err)
+	}
+	asking, stop := context.WithCancel(ctx)
+	defer stop()
+	verified := make(chan error, 1)
+	go func() {
+		err := each(steps, func(_ int, s provider.Step) error { return errs.Wrap("verify "+s.Name(), s.Verify(own)) })
+		if err != nil {
+			stop()
+		}
+		verified <- err
+	}()
+	confirmed := a.confirm(asking, phase, deadline)
+	if err := <-verified; err != nil {
+		return failure(err)
+	}
+	if confirmed != nil {
+		return v1.PhaseOutcome_PHASE_OUTCOME_UNCONFIRMED, confirmed
+	}
+	return v1.PhaseOutcome_PHASE_OUTCOME_KEPT, nil
 }
 
-func (a *apply) stepsWithin(ctx context.Context, phase v1.Phase, steps []provider.Step) error {
+func (a *apply) applySteps(ctx context.Context, phase v1.Phase, steps []provider.Step) error {
 	for _, s := range steps {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -134,8 +150,7 @@ func (a *apply) stepsWithin(ctx context.Context, phase v1.Phase, steps []provide
 			return errs.Wrap("apply "+s.Name(), err)
 		}
 	}
-	a.progress(phase, "verify")
-	return each(steps, func(_ int, s provider.Step) error { return errs.Wrap("verify "+s.Name(), s.Verify(ctx)) })
+	return ctx.Err()
 }
 
 // each calls f, which only reads, for all steps at once.
@@ -151,7 +166,7 @@ func each(steps []provider.Step, f func(int, provider.Step) error) error {
 func (a *apply) confirm(ctx context.Context, phase v1.Phase, deadline time.Time) error {
 	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
-	a.progress(phase, "confirm")
+	a.progress(phase, "verify and confirm")
 	var last error
 	for {
 		answer, err := a.askOnce(ctx, deadline)

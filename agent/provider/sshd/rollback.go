@@ -25,7 +25,7 @@ type snapshot struct {
 
 // Snapshot implements provider.Provider.
 func (p *Provider) Snapshot(ctx context.Context, pl plan) ([]byte, error) {
-	t, err := p.target(ctx, pl.Wish)
+	t, err := p.target(ctx, pl.Wish, again)
 	if err != nil {
 		return nil, err
 	}

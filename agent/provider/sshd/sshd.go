@@ -75,6 +75,7 @@ type Provider struct {
 	wait  time.Duration
 
 	mu        sync.Mutex
+	last      answer     // of present
 	supported algorithms // of the binary that stamp describes
 	stamp     string
 }
@@ -114,7 +115,7 @@ type (
 // cannot win.
 func (p *Provider) Plan(ctx context.Context, w wish) (plan, error) {
 	result := plan{Wish: w}
-	t, err := p.target(ctx, w)
+	t, err := p.target(ctx, w, afresh)
 	if err != nil {
 		return result, err
 	}
@@ -124,7 +125,7 @@ func (p *Provider) Plan(ctx context.Context, w wish) (plan, error) {
 
 // Apply implements provider.Provider: trial on the side, files, systemd, then sshd -T and the sockets.
 func (p *Provider) Apply(ctx context.Context, pl plan) error {
-	t, err := p.target(ctx, pl.Wish)
+	t, err := p.target(ctx, pl.Wish, again)
 	if err != nil {
 		return err
 	}
@@ -159,7 +160,7 @@ func (p *Provider) Apply(ctx context.Context, pl plan) error {
 
 // Verify implements provider.Provider: effective values, for each user too, the sockets, and a banner from each of them.
 func (p *Provider) Verify(ctx context.Context, w wish) error {
-	t, err := p.target(ctx, w)
+	t, err := p.target(ctx, w, afresh)
 	if err != nil {
 		return err
 	}

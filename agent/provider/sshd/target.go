@@ -49,7 +49,7 @@ type target struct {
 func (t target) closing() []listener { return without(t.before, t.listeners) }
 
 // target compares host and wish.
-func (p *Provider) target(ctx context.Context, w wish) (target, error) {
+func (p *Provider) target(ctx context.Context, w wish, ask asking) (target, error) {
 	t := target{spec: w.Spec}
 	wanted, err := check(w.Spec)
 	if err != nil {
@@ -59,7 +59,7 @@ func (p *Provider) target(ctx context.Context, w wish) (target, error) {
 		return t, errs.New(errs.Precondition, "the SSH server is not installed").WithHint("apt-get install openssh-server")
 	}
 	broken := false
-	if t.effective, err = p.effective(ctx, mainFile); err != nil {
+	if t.effective, err = p.present(ctx, ask); err != nil {
 		if t.effective, err = p.effectiveOfOthers(ctx, err); err != nil {
 			return t, err
 		}
