@@ -4,6 +4,7 @@ GO ?= go
 export CGO_ENABLED ?= 0
 LAB ?= $(CURDIR)/.lab
 BIN := bin
+FUZZTIME ?= 30s
 PROGRAMS := $(BIN)/infractl $(BIN)/infractl-server $(BIN)/infractl-agent
 TOOLS := internal/tools/go.mod
 LDFLAGS := -s -w
@@ -30,6 +31,11 @@ test: unit e2e ## All tests: unit tests with the race detector, then the lab
 
 unit: ## Unit tests with the race detector
 	CGO_ENABLED=1 $(GO) test -race ./...
+
+fuzz: ## Fuzz every parser, 30 s each (FUZZTIME=2m for longer)
+	@set -e; git grep -oE '^func Fuzz[A-Za-z0-9]+' -- '*_test.go' | while IFS=: read -r file name; do \
+	  name=$${name#func }; echo "$$(dirname $$file) $$name"; \
+	  $(GO) test ./$$(dirname $$file) -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) </dev/null; done
 
 e2e: build ## End-to-end tests in a lab of their own (root; installs what is missing, cleans up)
 	INFRACTL_BIN=$(CURDIR)/$(BIN) $(GO) test -tags lab -count=1 -timeout 18m -v ./internal/lab/...
