@@ -186,6 +186,9 @@ func (a *App) Run(ctx context.Context) error {
 		}
 		a.repair(ctx)
 		go a.upkeep(ctx)
+		if a.providers.SSH != nil {
+			go a.providers.SSH.Warm(ctx)
+		}
 	}
 	for ctx.Err() == nil {
 		if err := a.cycle(ctx); err != nil && ctx.Err() == nil {

@@ -163,6 +163,14 @@ func (p *Provider) algorithms(ctx context.Context, now effective) (algorithms, e
 	return found, err
 }
 
+// Warm asks OpenSSH beforehand for what the first plan needs to know, so that nobody waits for it then. A failure shows in that
+// plan.
+func (p *Provider) Warm(ctx context.Context) {
+	if now, err := p.effective(ctx, mainFile); err == nil {
+		_, _ = p.algorithms(ctx, now)
+	}
+}
+
 func filter(known func(key string) ([]string, error)) (algorithms, error) {
 	result := algorithms{}
 	for key, list := range wantedAlgorithms() {
