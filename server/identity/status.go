@@ -63,8 +63,13 @@ func (s *Nodes) all(ctx context.Context) ([]*v1.Node, error) {
 	var out []*v1.Node
 	add := func(m *v1.Node, first bool) {
 		if w, ok := byName[m.GetName()]; ok {
-			m.Role, m.WantedDigest = w.Role, w.Digest
-			if w.Address != "" {
+			m.Role = w.Role
+			// A machine that only wants the name is told by its own address, and nothing is sent to it.
+			claims := m.GetState() == v1.NodeState_NODE_STATE_PENDING || m.GetState() == v1.NodeState_NODE_STATE_QUARANTINED
+			if !claims {
+				m.WantedDigest = w.Digest
+			}
+			if w.Address != "" && (!claims || m.Address == "") {
 				m.Address = w.Address
 			}
 		}
