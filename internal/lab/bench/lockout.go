@@ -2,8 +2,10 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -12,7 +14,6 @@ import (
 	"github.com/infractl/infractl/internal/errs"
 	"github.com/infractl/infractl/internal/lab"
 	"github.com/infractl/infractl/internal/lab/demo"
-	"net/netip"
 )
 
 // Stages of a commit as its record numbers them.
@@ -150,11 +151,15 @@ func addProds(cfg *lab.Config, addresses map[string]string) {
 	}
 }
 
+// maxRounds bounds the rounds of a kind: a rollout that halts at its first victims leaves the others alone, and those are
+// struck in a further round.
+const maxRounds = 6
+
 // tryKind makes n trials of a kind, as many at once as there are victims.
 func (g *ground) tryKind(ctx context.Context, k kind, n int, window time.Duration) error {
 	healed, worst := 0, time.Duration(0)
 	var wrong []string
-	for made := 0; made < n; {
+	for made, rounds := 0, 0; made < n && (k.relay || rounds < maxRounds); rounds++ {
 		victims := g.prods
 		if k.relay {
 			victims = []string{demo.Relay}
@@ -169,6 +174,10 @@ func (g *ground) tryKind(ctx context.Context, k kind, n int, window time.Duratio
 			if k.reboots {
 				limit = afterBoot
 			}
+			if errors.Is(t.err, errNotArmed) {
+				continue
+			}
+			made++
 			switch {
 			case t.err != nil:
 				wrong = append(wrong, t.vm.Name()+": "+t.err.Error())
@@ -179,7 +188,6 @@ func (g *ground) tryKind(ctx context.Context, k kind, n int, window time.Duratio
 			}
 			worst = max(worst, t.healed)
 		}
-		made += len(victims)
 	}
 	for _, w := range wrong {
 		g.r.say("  %s: %s", k.name, w)
@@ -230,7 +238,7 @@ func (g *ground) round(ctx context.Context, k kind, victims []string, window tim
 
 // one follows one victim.
 func (g *ground) one(ctx context.Context, k kind, t *trial, before map[string]bool, window time.Duration) {
-	if t.err = t.waitArmed(ctx, before, k.stage, 90*time.Second); t.err != nil {
+	if t.err = t.waitArmed(ctx, before, k.stage, 40*time.Second); t.err != nil {
 		return
 	}
 	begin, limit := t.armed, window+slack+2*time.Second

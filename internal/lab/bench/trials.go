@@ -21,6 +21,9 @@ import (
 // commitsDir is where an agent keeps the records of its commits.
 const commitsDir = "var/lib/infractl/commits"
 
+// errNotArmed says that a victim's turn never came: there was nothing to strike, and the trial was not made.
+var errNotArmed = errs.New(errs.Timeout, "no commit was armed")
+
 // trial is one lock-out on one VM.
 type trial struct {
 	vm *lab.VM
@@ -52,7 +55,7 @@ func (t *trial) waitArmed(ctx context.Context, before map[string]bool, stage int
 		}
 		time.Sleep(3 * time.Millisecond)
 	}
-	return errs.New(errs.Timeout, "no commit was armed within %s", limit)
+	return errNotArmed
 }
 
 func hasStage(file string, stage int) bool {
