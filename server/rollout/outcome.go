@@ -85,7 +85,12 @@ func (x *run) outcome(ctx context.Context, w *work, apply *v1.ApplyResult, b bla
 	for _, p := range apply.GetPhases() {
 		switch p.GetOutcome() {
 		case v1.PhaseOutcome_PHASE_OUTCOME_FAILED:
-			return x.fail(ctx, w, p, errorFrom(p.GetError()))
+			e := errorFrom(p.GetError())
+			if e != nil && errs.Code(e.Code) == errs.Exhausted { // a full disk says nothing of the content
+				x.r.audit(ctx, "commit.failed", "commit/"+w.ref.ID, w.node, e.Code, phaseWord(p.GetPhase())+": "+e.Message)
+				return x.retry(ctx, w, v1.NodeRolloutState_NODE_ROLLOUT_STATE_WAITING, e.Message, e, changes)
+			}
+			return x.fail(ctx, w, p, e)
 		case v1.PhaseOutcome_PHASE_OUTCOME_UNCONFIRMED:
 			if b.failed {
 				return x.fail(ctx, w, p, &taskError{Code: string(errs.RolledBack), Message: b.why})

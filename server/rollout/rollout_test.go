@@ -134,7 +134,8 @@ func TestHaltedRevisionIsNotTakenUpByItself(t *testing.T) {
 
 func TestUnconfirmedIsTriedAgainAndNotKnownBad(t *testing.T) {
 	for name, act := range map[string]rollouttest.Act{
-		"the agent died": rollouttest.Die,
+		"the agent died":                           rollouttest.Die,
+		"the disk is full":                         rollouttest.FillDisk,
 		"the way is still closed after the revert": rollouttest.StayClosed,
 		"the agent died before its services":       rollouttest.LoseServices,
 	} {

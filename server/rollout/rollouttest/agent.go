@@ -135,6 +135,8 @@ func (h *Hub) commit(a *agent, t *v1.ApplyTask, act Act) (v1.PhaseOutcome, *v1.T
 	switch act {
 	case Fail:
 		return v1.PhaseOutcome_PHASE_OUTCOME_FAILED, &v1.TaskError{Code: string(errs.Internal), Message: "verify firewall: nothing listens"}
+	case FillDisk:
+		return v1.PhaseOutcome_PHASE_OUTCOME_FAILED, &v1.TaskError{Code: string(errs.Exhausted), Message: "write armed.json: the disk is full"}
 	case CutServer:
 		time.Sleep(window)
 		return unconfirmed(errs.Timeout, "not confirmed in time: the server does not answer on a new connection")

@@ -21,6 +21,7 @@ type Act int
 const (
 	Keep         Act = iota // apply, confirm, keep
 	Fail                    // its own apply or verify fails
+	FillDisk                // its own disk is full
 	CloseWay                // witnesses find it closed while the commit stands
 	StayClosed              // the same, and still after the revert
 	CutServer               // it cannot reach the server on a new connection
