@@ -67,6 +67,17 @@ func begin(t *testing.T) {
 	}
 }
 
+// whole is begin, with every machine of the site enrolled: what tests find that are run alone.
+func whole(t *testing.T) {
+	t.Helper()
+	begin(t)
+	if node(t, spare).GetState() != v1.NodeState_NODE_STATE_WANTED {
+		return
+	}
+	put(t, spare, "/etc/infractl/join-token", token(t, spare))
+	eventually(t, 60*time.Second, spare+" is taken up", func() bool { return inSync(t, spare) })
+}
+
 func TestDayZeroAsTheBootstrapPageSays(t *testing.T) { begin(t) }
 
 // bootstrap follows docs/bootstrap.md: sections 2, 3, 4, 6b and 7. Section 1 is how the VMs were made. The page's commands

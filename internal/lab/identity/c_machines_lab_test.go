@@ -25,7 +25,7 @@ func aside(t *testing.T, vm, reason string) []string {
 }
 
 func TestARevokedMachineIsCutOffAndEnrolsAgainOnlyAnew(t *testing.T) {
-	begin(t)
+	whole(t)
 	// A server that is away is no revocation.
 	must(t, demo.Relay, "systemctl", "stop", "infractl-server")
 	eventually(t, 10*time.Second, "the agent notices", func() bool { return strings.HasPrefix(sessionOf(t, spare), "none since") })
@@ -60,6 +60,7 @@ func TestARevokedMachineIsCutOffAndEnrolsAgainOnlyAnew(t *testing.T) {
 
 	put(t, spare, "/etc/infractl/join-token", token(t, spare))
 	eventually(t, 10*time.Second, "the name is refused", func() bool { return strings.Contains(agentSays(t, spare), "the node was revoked") })
+	must(t, spare, "rm", "/etc/infractl/join-token")
 	infractl(t, 0, "node", "forget", spare, "--yes")
 	eventually(t, 60*time.Second, "the old token has expired", func() bool {
 		for _, k := range ask(t, &v1.ListTokensResponse{}, "token", "list").GetTokens() {
@@ -76,7 +77,7 @@ func TestARevokedMachineIsCutOffAndEnrolsAgainOnlyAnew(t *testing.T) {
 }
 
 func TestARebuiltMachineEnrolsAtBootAndIsTakenUp(t *testing.T) {
-	begin(t)
+	whole(t)
 	old := node(t, demo.Preprod)
 	infractl(t, 0, "node", "revoke", demo.Preprod, "--yes")
 	infractl(t, 0, "node", "forget", demo.Preprod, "--yes")
@@ -120,7 +121,7 @@ func copyDisk(t *testing.T, from, to string) {
 }
 
 func TestACopiedDiskIsSetAsideAndTheIncumbentStays(t *testing.T) {
-	begin(t)
+	whole(t)
 	must(t, spare, "systemctl", "stop", "infractl-agent")
 	must(t, spare, "cp", "-a", "/var/lib/infractl", "/var/lib/infractl.own")
 	own := must(t, spare, "cat", "/etc/machine-id")

@@ -5,7 +5,6 @@ package identity
 import (
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -184,7 +183,7 @@ func token(t *testing.T, name string, more ...string) string {
 func audited(t *testing.T, node, result, text string) bool {
 	t.Helper()
 	for _, e := range ask(t, &v1.ListAuditResponse{}, "audit", "--limit", "1000").GetEntries() {
-		if (node == "" || e.GetTarget() == node || e.GetTarget() == "node/"+node) && e.GetResult() == result && strings.Contains(e.GetMessage(), text) {
+		if strings.Contains(e.GetTarget(), node) && e.GetResult() == result && strings.Contains(e.GetMessage(), text) {
 			return true
 		}
 	}
@@ -266,7 +265,23 @@ func apply(t *testing.T, wantCode int, file string, more ...string) string {
 	return infractl(t, wantCode, append([]string{"apply", "-f", file, "--yes"}, more...)...)
 }
 
+// end is how a command ended.
+type end struct {
+	result lab.Result
+	err    error
+}
+
+// inBackground runs the command line as the operator beside the test.
+func inBackground(ctx context.Context, args ...string) <-chan end {
+	ended := make(chan end, 1)
+	go func() {
+		r, err := site.Infractl(ctx, args...)
+		ended <- end{r, err}
+	}()
+	return ended
+}
+
 // step tells people how far a long test is.
 func step(format string, args ...any) {
-	fmt.Fprintf(io.Writer(os.Stderr), "         "+format+"\n", args...)
+	fmt.Fprintf(os.Stderr, "         "+format+"\n", args...)
 }
