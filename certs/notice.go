@@ -86,7 +86,7 @@ func VerifyNotice(rootPEM []byte, site, serial, keyHash string, data []byte) (No
 	if decodeStrict(env.Payload, &n) != nil {
 		return refuse("its content cannot be read")
 	}
-	if n.Site != site || !(serial != "" && n.Serial == serial || keyHash != "" && n.Key == keyHash) {
+	if n.Site != site || (serial == "" || n.Serial != serial) && (keyHash == "" || n.Key != keyHash) {
 		return refuse("it is about another certificate")
 	}
 	return n, nil

@@ -94,7 +94,7 @@ func TestDockerVersion(t *testing.T) {
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = w.Write([]byte(`{"Version":"28.5.2","ApiVersion":"1.51"}`))
 	})}
-	go server.Serve(listener) //nolint:errcheck // ends with Close
+	go server.Serve(listener) // ends with Close
 	defer server.Close()
 	reader := facts.New(facts.Config{Host: host.New(host.Config{Root: root}), DockerSocket: "/d.sock"})
 	if got := reader.Read(t.Context()).GetDockerVersion(); got != "28.5.2" {

@@ -200,7 +200,7 @@ func TestNoPackageState(t *testing.T) {
 				if vs.Names[0].Name == "_" {
 					continue
 				}
-				var what ast.Expr = vs.Type
+				what := vs.Type
 				if len(vs.Values) > 0 {
 					what = vs.Values[0]
 				}

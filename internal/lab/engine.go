@@ -114,8 +114,11 @@ func (l *Lab) startEngine(ctx context.Context) (*client.Client, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, errs.Wrap("start the engine", err)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
+	ended := make(chan struct{})
+	go func() {
+		_ = cmd.Wait() // why it ended is in its log
+		close(ended)
+	}()
 	owner := engineOwner{Pid: cmd.Process.Pid, Started: startTime(cmd.Process.Pid), CacheDir: l.cfg.CacheDir}
 	if err := writeJSON(engineRecord, owner); err != nil {
 		_ = cmd.Process.Kill()

@@ -321,7 +321,7 @@ func filesTar(files []File) (*bytes.Buffer, error) {
 
 // ignoreNotFound drops the error about a container or file that is not there.
 func ignoreNotFound(err error) error {
-	if errdefs.IsNotFound(err) || os.IsNotExist(err) {
+	if errdefs.IsNotFound(err) || os.IsNotExist(err) { //nolint:staticcheck // an alias of what is named instead, without one more direct dependency
 		return nil
 	}
 	return err

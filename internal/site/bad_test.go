@@ -18,7 +18,7 @@ var badEdits = []struct {
 	{"everything missing", []string{"*", "site: x\n"}},
 	{"yaml error", []string{"ntp: [0.pool.ntp.org, 1.pool.ntp.org]", "ntp: [0.pool.ntp.org, 1.pool.ntp.org"}},
 	{"unknown key", []string{"timezone:", "time_zone:"}},
-	{"unknown key with a slip", []string{"    platform: vyos-1.4", "    platfrom: vyos-1.4"}},
+	{"unknown key with a slip", []string{"    platform: vyos-1.4", "    platfrom: vyos-1.4"}}, //nolint:misspell // the slip is the test
 	{"unknown key like none", []string{"server: {nodes: [client-relay],", "server: {nodes: [client-relay], colour: red,"}},
 	{"duplicate key", []string{"domain: projetpro.lab ", "site: other\ndomain: projetpro.lab "}},
 	{"key without value", []string{"timezone: Europe/Paris", "timezone:"}},
@@ -110,7 +110,7 @@ var badEdits = []struct {
 	{"stack on the relay", []string{"{node: srv-dhcp-dns,    compose", "{node: client-relay,    compose"}},
 	{"stack above the folder", []string{"stacks/services.yml", "../services.yml"}},
 	{"proxy driver", []string{"driver: npm ", "driver: nginx "}},
-	{"proxy target", []string{`{to: "srv-supervision:3000"`, `{to: "srv-supervison:3000"`}},
+	{"proxy target", []string{`{to: "srv-supervision:3000"`, `{to: "srv-supervison:3000"`}}, //nolint:misspell // the slip is the test
 	{"proxy target without port", []string{`{to: "srv-supervision:3000"`, `{to: "srv-supervision"`}},
 	{"proxy allows nobody", []string{"portainer.projetpro.lab:  {to: \"srv-dhcp-dns:9443\", scheme: https, allow: [vpn]}", "portainer.projetpro.lab:  {to: \"srv-dhcp-dns:9443\", scheme: https, allow: [vnp]}"}},
 	{"receiver unknown", []string{"receiver: email,", "receiver: mail,"}},

@@ -29,8 +29,8 @@ func (m *implied) add(name, from, to string, ports []Port, reason string) *flow 
 	f := flow{Flow: Flow{
 		Name: "implied." + name, From: from, To: to, Ports: ports, Implied: true, Reason: reason,
 	}}
-	f.from, _ = m.s.principal(from)
-	f.to, _ = m.s.principal(to)
+	f.from = m.s.principal(from)
+	f.to = m.s.principal(to)
 	m.flows = append(m.flows, f)
 	return &m.flows[len(m.flows)-1]
 }
@@ -40,16 +40,17 @@ func (m *implied) own(name, from, to string, ports []Port, reason string) {
 	m.add(name, from, to, ports, reason).hostOnly = true
 }
 
-// principal resolves what a flow names, probes included.
-func (s *Site) principal(name string) (side, bool) {
+// principal resolves what a flow names, probes included; an unknown name is nowhere.
+func (s *Site) principal(name string) side {
 	if probe, ok := strings.CutPrefix(name, "probe:"); ok {
 		p, ok := s.Probe(probe)
 		if !ok {
-			return side{}, false
+			return side{}
 		}
-		return probeSide(p), true
+		return probeSide(p)
 	}
-	return s.side(name)
+	result, _ := s.side(name)
+	return result
 }
 
 // impliedFlows returns the flows that roles and sections bring, in the order of the design's table.

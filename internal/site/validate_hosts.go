@@ -152,7 +152,7 @@ func (l *loader) principals() {
 			l.failKey(path, "choose another name", "%s is a reserved word", name)
 			return
 		}
-		if slices.Contains(roles(), name) && !(kind == "node" && l.onlyOfRole(name)) {
+		if slices.Contains(roles(), name) && (kind != "node" || !l.onlyOfRole(name)) {
 			l.failKey(path, "choose another name", "%s is a role", name)
 			return
 		}

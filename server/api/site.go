@@ -181,7 +181,7 @@ func (s *SiteService) ApplySite(ctx context.Context, req *v1.ApplySiteRequest) (
 		return nil, err
 	}
 	if req.GetAtConsole() != "" {
-		if err := s.auditConsole(ctx, req.GetAtConsole(), number); err != nil {
+		if err := s.auditConsole(ctx, req.GetAtConsole()); err != nil {
 			return nil, err
 		}
 	}
@@ -247,7 +247,7 @@ func checkRisks(risks []string) error {
 	return nil
 }
 
-func (s *SiteService) auditConsole(ctx context.Context, node string, number uint64) error {
+func (s *SiteService) auditConsole(ctx context.Context, node string) error {
 	_, err := s.cfg.Audit.AppendAudit(ctx, store.AuditEntry{
 		Time: s.cfg.Clock.Now(), Actor: actor(ctx), Action: "apply.at-console", Target: "node/" + node, Node: node, Result: "ok",
 		Message: "commits of this node need no login witness in this rollout",

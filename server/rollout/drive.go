@@ -52,16 +52,14 @@ func (r *Rollouts) driveOf(id string) *drive {
 	return r.drives[id]
 }
 
-// endDrive forgets the drive of a commit and returns it; nil when the agent never asked.
-func (r *Rollouts) endDrive(id string) *drive {
+// endDrive forgets the drive of a commit; there is none when the agent never asked.
+func (r *Rollouts) endDrive(id string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	d := r.drives[id]
-	if d != nil {
+	if d := r.drives[id]; d != nil {
 		d.expire.Stop()
 		delete(r.drives, id)
 	}
-	return d
 }
 
 func (d *drive) run() {

@@ -42,21 +42,21 @@ func (x *run) pass(ctx context.Context, pass v1.Pass, groups []group) error {
 	}
 	for {
 		if err := x.checkStop(ctx); err != nil {
-			return x.abandon(ctx, err)
+			return x.abandon(err)
 		}
 		var next time.Time
 		held := false
 		if x.stop == 0 {
 			var err error
 			if held, next, err = x.begin(ctx, pass, groups, total); err != nil {
-				return x.abandon(ctx, err)
+				return x.abandon(err)
 			}
 		}
 		if len(x.active) == 0 && (!held || x.stop != 0) {
 			return ctx.Err()
 		}
 		if err := x.next(ctx, next); err != nil {
-			return x.abandon(ctx, err)
+			return x.abandon(err)
 		}
 	}
 }
@@ -81,7 +81,7 @@ func (x *run) next(ctx context.Context, at time.Time) error {
 }
 
 // abandon waits for the goroutines of tasks under way, whose tasks go on, and returns err.
-func (x *run) abandon(ctx context.Context, err error) error {
+func (x *run) abandon(err error) error {
 	for _, w := range x.active {
 		w.cancel()
 	}

@@ -139,7 +139,7 @@ func (x *run) adopt(ctx context.Context) error {
 	}
 	for len(x.active) > 0 {
 		if err := x.next(ctx, time.Time{}); err != nil {
-			return x.abandon(ctx, err)
+			return x.abandon(err)
 		}
 	}
 	return ctx.Err()

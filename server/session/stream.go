@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 
 	"google.golang.org/grpc"
@@ -85,7 +86,7 @@ func (s *Service) report(ctx context.Context, node string, r *v1.Report) error {
 		}
 		return nil
 	})
-	if err != nil && err != errUnchanged {
+	if err != nil && !errors.Is(err, errUnchanged) {
 		return errs.Wrap("store report", err)
 	}
 	if changed {

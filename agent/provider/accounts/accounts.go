@@ -62,7 +62,7 @@ type (
 )
 
 // Plan implements provider.Provider. Errors: Invalid for names and keys that can't be, Precondition when sudo is missing.
-func (p *Provider) Plan(_ context.Context, w wish) (plan, error) {
+func (p *Provider) Plan(_ context.Context, w wish) (provider.Plan[*v1.AccountsSpec], error) {
 	result := plan{Wish: w}
 	work, err := p.work(w)
 	if err != nil {

@@ -14,7 +14,7 @@ func FuzzPersonKeyGivesOneLineWithoutOptions(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if strings.ContainsAny(got, "\n\r") || !(strings.HasPrefix(got, "ssh-") || strings.HasPrefix(got, "ecdsa-") || strings.HasPrefix(got, "sk-")) {
+		if strings.ContainsAny(got, "\n\r") || !strings.HasPrefix(got, "ssh-") && !strings.HasPrefix(got, "ecdsa-") && !strings.HasPrefix(got, "sk-") {
 			t.Errorf("%q became %q", line, got)
 		}
 		if again, err := personKey("x", got); err != nil || again != got {

@@ -165,7 +165,7 @@ func listen(t testing.TB, ns string, ports ...uint16) {
 				}
 				go func() {
 					defer c.Close()
-					io.Copy(c, c) //nolint:errcheck // the other side closes
+					io.Copy(c, c) // the other side closes
 				}()
 			}
 		}()

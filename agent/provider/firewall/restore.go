@@ -15,7 +15,7 @@ func transaction(k kernel, want table, dropDockerUser bool) string {
 	for _, c := range want.Chains {
 		fmt.Fprintf(&b, ":%s - [0:0]\n", c.Name)
 	}
-	if want.DockerUser && !k.has(dockerUser) {
+	if want.DockerUser && !k.hasDockerUser() {
 		fmt.Fprintf(&b, ":%s - [0:0]\n", dockerUser)
 	}
 	for _, c := range want.Chains {
@@ -72,7 +72,7 @@ func writeJumps(b *strings.Builder, have, want []jump) {
 
 // dockerUserIsOurs reports whether DOCKER-USER holds at most our jump and no rule leads to it.
 func (k kernel) dockerUserIsOurs() bool {
-	if !k.has(dockerUser) {
+	if !k.hasDockerUser() {
 		return false
 	}
 	for _, rule := range k.rules[dockerUser] {
@@ -122,7 +122,7 @@ func repair(k kernel, kept table) string {
 	for _, c := range chains {
 		fmt.Fprintf(&b, ":%s - [0:0]\n", c.Name)
 	}
-	if kept.DockerUser && !k.has(dockerUser) {
+	if kept.DockerUser && !k.hasDockerUser() {
 		fmt.Fprintf(&b, ":%s - [0:0]\n", dockerUser)
 	}
 	for _, c := range chains {

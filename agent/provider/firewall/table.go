@@ -104,8 +104,8 @@ func (k *kernel) add(name string) {
 	}
 }
 
-func (k kernel) has(name string) bool {
-	_, ok := k.rules[name]
+func (k kernel) hasDockerUser() bool {
+	_, ok := k.rules[dockerUser]
 	return ok
 }
 
@@ -114,7 +114,7 @@ func parents() []string { return []string{inputName, outputName, forwardName, do
 
 // ours returns what of the table is ours.
 func (k kernel) ours() table {
-	t := table{DockerUser: k.has(dockerUser), Chains: []chain{}, Jumps: []jump{}}
+	t := table{DockerUser: k.hasDockerUser(), Chains: []chain{}, Jumps: []jump{}}
 	for _, name := range k.order {
 		if strings.HasPrefix(name, chainPrefix) {
 			t.Chains = append(t.Chains, chain{Name: name, Rules: slices.Clone(k.rules[name])})

@@ -323,7 +323,7 @@ func unknownSnapshotIsRefused[S any](t *testing.T, s Suite[S], i int) error {
 			return fmt.Errorf("rollback of %s gave no error", name)
 		}
 		if errs.CodeOf(err) == errs.Internal {
-			return fmt.Errorf("rollback of %s gave an error without a code of its own: %v", name, err)
+			return fmt.Errorf("rollback of %s gave an error without a code of its own: %w", name, err)
 		}
 		if err := m.same("after rollback of "+name, applied); err != nil {
 			return err

@@ -190,10 +190,10 @@ func isRefused[S any](t *testing.T, s Suite[S], r Refusal[S]) error {
 		return fmt.Errorf("plan gave no error")
 	}
 	if errs.CodeOf(err) != r.Code {
-		return fmt.Errorf("code = %q, want %q: %v", errs.CodeOf(err), r.Code, err)
+		return fmt.Errorf("code = %q, want %q: %w", errs.CodeOf(err), r.Code, err)
 	}
 	if errs.HintOf(err) == "" {
-		return fmt.Errorf("the error says not what to do next: %v", err)
+		return fmt.Errorf("the error says not what to do next: %w", err)
 	}
 	return m.same("after the refusal", before)
 }

@@ -38,7 +38,7 @@ func TestSocketsAreReadAsTheKernelWritesThem(t *testing.T) {
 `
 	var got []string
 	for _, s := range parseSockets(text) {
-		got = append(got, s.listener.String()+" "+s.inode)
+		got = append(got, s.String()+" "+s.inode)
 	}
 	want := []string{"127.0.0.1:22 4711", "10.0.10.4:202 4712", "[fd00::4]:22 4714"}
 	if d := cmp.Diff(want, got); d != "" {

@@ -113,7 +113,7 @@ type (
 // Plan implements provider.Provider. It runs sshd -T once. The only thing that it may make is /run/sshd, without which
 // sshd says nothing. Errors: Invalid for a spec that would lock everybody out, Precondition for a host where our file
 // cannot win.
-func (p *Provider) Plan(ctx context.Context, w wish) (plan, error) {
+func (p *Provider) Plan(ctx context.Context, w wish) (provider.Plan[*v1.SshdSpec], error) {
 	result := plan{Wish: w}
 	t, err := p.target(ctx, w, afresh)
 	if err != nil {

@@ -158,7 +158,7 @@ func (p *Provider) file(path, text string) host.File {
 }
 
 // Plan implements provider.Provider.
-func (p *Provider) Plan(_ context.Context, w wish) (plan, error) {
+func (p *Provider) Plan(_ context.Context, w wish) (provider.Plan[*v1.SystemSpec], error) {
 	result := plan{Wish: w}
 	t, err := p.target(w)
 	if err != nil {

@@ -71,7 +71,7 @@ type (
 
 // Plan implements provider.Provider. It runs no process. Errors: Invalid for servers that can't be, Precondition where no
 // time service is installed, or none that can serve others.
-func (p *Provider) Plan(_ context.Context, w wish) (plan, error) {
+func (p *Provider) Plan(_ context.Context, w wish) (provider.Plan[*v1.TimeSpec], error) {
 	result := plan{Wish: w}
 	if leftAlone(w.Spec) {
 		return result, nil

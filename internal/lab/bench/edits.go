@@ -22,14 +22,12 @@ import (
 // edits tries random valid-but-hostile edits: many in network namespaces with real iptables and real connections, and some
 // of whole sites in the lab.
 func edits(ctx context.Context, o Options, r *Report) error {
-	if err := namespaceEdits(ctx, o, r); err != nil {
-		r.Failed("random edits in namespaces", err)
-	}
+	namespaceEdits(ctx, o, r)
 	return labEdits(ctx, o, r)
 }
 
 // namespaceEdits runs the firewall's own property test with more checks than usual, and its planted faults.
-func namespaceEdits(ctx context.Context, o Options, r *Report) error {
+func namespaceEdits(ctx context.Context, o Options, r *Report) {
 	run := func(test string, more ...string) (string, error) {
 		ctx, cancel := context.WithTimeout(ctx, 8*time.Minute)
 		defer cancel()
@@ -51,7 +49,6 @@ func namespaceEdits(ctx context.Context, o Options, r *Report) error {
 		r.say("%s", tail(out, 2000))
 	}
 	r.All("planted faults caught by the same test", found, 2, "jump order swapped; established rule removed")
-	return nil
 }
 
 // labEdits applies random edits of the whole site to the lab and looks after each one whether every VM is still in reach.

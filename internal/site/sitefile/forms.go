@@ -12,8 +12,6 @@ type form struct {
 	words, pattern string
 }
 
-const labelPattern = `^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`
-
 func formOf(t reflect.Type) (form, bool) {
 	switch t {
 	case reflect.TypeFor[Addr]():

@@ -214,7 +214,7 @@ func (k *SSHKey) UnmarshalText(text []byte) error {
 		return refuse(text, "public SSH key", hint)
 	}
 	switch key.Type() {
-	case ssh.KeyAlgoDSA:
+	case ssh.KeyAlgoDSA: //nolint:staticcheck // named only to be refused
 		return refuse(text, "key that is accepted: DSA is broken", "make one with: ssh-keygen -t ed25519")
 	case ssh.KeyAlgoRSA:
 		if ck, ok := key.(ssh.CryptoPublicKey); ok {

@@ -55,7 +55,6 @@ type Hub struct {
 
 type agent struct {
 	name, address string
-	probe         bool
 	session       int
 	online        bool
 	script        []Act

@@ -107,7 +107,7 @@ func (s *Store) verifyAudit(ctx context.Context) (store.AuditHead, error) {
 	if err != nil {
 		return store.AuditHead{}, err
 	}
-	defer tx.Rollback()
+	defer func() { _ = tx.Rollback() }() // it only read
 	var seq, last int64
 	var hash, lastHash string
 	if err := tx.QueryRowContext(ctx, `SELECT audit_base, audit_base_hash, audit_last, audit_last_hash FROM counters`).

@@ -87,7 +87,7 @@ func (s *Store) migrateTo(ctx context.Context, m migration) error {
 	if err != nil {
 		return err
 	}
-	defer tx.Rollback()
+	defer func() { _ = tx.Rollback() }() // fails after the commit, which is as it should be
 	if m.version == 1 {
 		if _, err := tx.ExecContext(ctx, `CREATE TABLE schema_version (version INTEGER PRIMARY KEY, migrated INTEGER NOT NULL) STRICT`); err != nil {
 			return err

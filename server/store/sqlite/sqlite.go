@@ -62,7 +62,7 @@ var _ store.Store = (*Store)(nil)
 func Open(ctx context.Context, cfg Config) (*Store, error) {
 	s := &Store{cfg: cfg, path: filepath.Join(cfg.Dir, fileName), hub: store.NewHub()}
 	if err := s.open(ctx); err != nil {
-		s.release()
+		_ = s.release() // what kept it from opening is the error that counts
 		return nil, errs.Wrap("open store", err)
 	}
 	return s, nil

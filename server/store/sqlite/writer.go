@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"time"
 
 	"github.com/infractl/infractl/internal/errs"
@@ -177,14 +178,14 @@ func (w *writer) transact(group []*request) (outcomes []error, err error) {
 	}
 	if tx.broken == nil && tx.count != w.count {
 		c := tx.count
-		tx.exec(`UPDATE counters SET revision = ?, audit_base = ?, audit_base_hash = ?, audit_last = ?, audit_last_hash = ?`,
-			c.revision, c.baseSeq, c.baseHash, c.lastSeq, c.lastHash)
+		_, _ = tx.exec(`UPDATE counters SET revision = ?, audit_base = ?, audit_base_hash = ?, audit_last = ?, audit_last_hash = ?`,
+			c.revision, c.baseSeq, c.baseHash, c.lastSeq, c.lastHash) // a failure is in tx.broken
 	}
 	if tx.broken == nil {
 		_, tx.broken = w.conn.ExecContext(ctx, "COMMIT")
 	}
 	if tx.broken != nil {
-		w.conn.ExecContext(ctx, "ROLLBACK") // fails when SQLite has rolled back already, which is just as good
+		_, _ = w.conn.ExecContext(ctx, "ROLLBACK") // fails when SQLite has rolled back already, which is just as good
 		return nil, w.store.failure(ctx, tx.broken)
 	}
 	w.count = tx.count
@@ -224,10 +225,10 @@ func (t *txn) row(query string, args []any, into ...any) (bool, error) {
 	if err == nil {
 		err = st.QueryRow(args...).Scan(into...)
 	}
-	switch err {
-	case nil:
+	switch {
+	case err == nil:
 		return true, nil
-	case sql.ErrNoRows:
+	case errors.Is(err, sql.ErrNoRows):
 		return false, nil
 	}
 	t.broken = err

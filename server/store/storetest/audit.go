@@ -82,7 +82,11 @@ func testAuditTamper(t *testing.T, f *fixture) {
 	ctx := context.Background()
 	var wg sync.WaitGroup
 	for i := range 20 {
-		wg.Go(func() { f.AppendAudit(ctx, store.AuditEntry{Action: "act", Message: fmt.Sprint(i)}) })
+		wg.Go(func() {
+			if _, err := f.AppendAudit(ctx, store.AuditEntry{Action: "act", Message: fmt.Sprint(i)}); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 	wg.Wait()
 	if head := must[store.AuditHead](t)(f.VerifyAudit(ctx)); head.Last != 20 {

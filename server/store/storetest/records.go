@@ -251,7 +251,10 @@ func testRace(t *testing.T, f *fixture) {
 					return
 				}
 				var n int
-				fmt.Sscan(string(rec.Data), &n)
+				if _, err := fmt.Sscan(string(rec.Data), &n); err != nil {
+					t.Error(err)
+					return
+				}
 				recs, err := f.Write(ctx, store.Put{Kind: "k", Name: "counter", Data: fmt.Append(nil, n+1), Expect: rec.Revision})
 				if errs.Is(err, errs.Conflict) {
 					continue

@@ -71,7 +71,7 @@ type fixture struct {
 func (f *fixture) open(t *testing.T) {
 	t.Helper()
 	f.Store = f.harness.Open(t, f.clock)
-	t.Cleanup(func() { f.Store.Close() })
+	t.Cleanup(func() { f.Close() })
 }
 
 func (f *fixture) reopen(t *testing.T) {
