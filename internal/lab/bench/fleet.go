@@ -53,7 +53,7 @@ func fleet(ctx context.Context, o Options, r *Report) error {
 		return errs.Wrap("first apply", err)
 	}
 	first := time.Since(begun).Seconds()
-	r.Stated("first apply, six VMs, five waves, every commit witnessed", first, "s", "wall time of infractl apply")
+	r.Stated("first apply, six VMs, in waves, every commit witnessed", first, "s", "wall time of infractl apply")
 	before, err := endState(ctx, s.Lab)
 	if err != nil {
 		return err
