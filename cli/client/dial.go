@@ -19,8 +19,23 @@ import (
 
 // dial opens a connection and waits until the server has accepted it. gRPC itself only says that a connection failed; why is
 // written down on the way, because a dead VPN, a foreign server and a refused identity ask for different things of people.
+//
+// A server that refuses a certificate says so and closes; when our own writing meets the closed connection first, what it said
+// is lost, and it is asked again.
 func dial(ctx context.Context, addr string, limit time.Duration, cfg *tls.Config) (*grpc.ClientConn, error) {
-	why := &reason{}
+	const tries = 5
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	for try := 1; ; try++ {
+		why := &reason{}
+		conn, err := dialOnce(ctx, addr, cfg, why)
+		if err == nil || try == tries || ctx.Err() != nil || !why.lost() {
+			return conn, err
+		}
+	}
+}
+
+func dialOnce(ctx context.Context, addr string, cfg *tls.Config, why *reason) (*grpc.ClientConn, error) {
 	conn, err := grpc.NewClient("passthrough:///"+addr, append(mtls.ClientGRPC(),
 		grpc.WithTransportCredentials(watched{credentials.NewTLS(cfg), why}),
 		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
@@ -32,14 +47,12 @@ func dial(ctx context.Context, addr string, limit time.Duration, cfg *tls.Config
 	if err != nil {
 		return nil, errs.New(errs.Invalid, "%w", err).At(addr)
 	}
-	wait, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
 	conn.Connect()
 	for {
 		switch state := conn.GetState(); {
 		case state == connectivity.Ready:
 			return conn, nil
-		case state == connectivity.TransientFailure || !conn.WaitForStateChange(wait, state):
+		case state == connectivity.TransientFailure || !conn.WaitForStateChange(ctx, state):
 			conn.Close()
 			return nil, why.explain(addr)
 		}
@@ -50,6 +63,15 @@ func dial(ctx context.Context, addr string, limit time.Duration, cfg *tls.Config
 type reason struct {
 	mu  sync.Mutex
 	err error
+	// shaken says that the handshake was done before it.
+	shaken bool
+}
+
+// lost reports whether a connection ended after its handshake without a word of the other side.
+func (r *reason) lost() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.shaken && !remote(r.err)
 }
 
 func (r *reason) set(err error) {
@@ -109,6 +131,9 @@ func (w watched) ClientHandshake(ctx context.Context, authority string, raw net.
 		w.why.set(err)
 		return nil, nil, err
 	}
+	w.why.mu.Lock()
+	w.why.shaken = true
+	w.why.mu.Unlock()
 	return watchedConn{conn, w.why}, info, nil
 }
 
