@@ -43,8 +43,8 @@ e2e: build ## End-to-end tests in a lab of their own (root; installs what is mis
 bench: build ## Measure: a table, and .lab/bench.json
 	@$(BIN)/infractl-lab bench --dir $(LAB)-bench --bin $(CURDIR)/$(BIN) --out $(LAB)/bench.json
 
-check: fmt-check vet lint ## Format, vet, lint, unit tests, generated files current
-	$(GO) test ./...
+check: fmt-check vet lint ## Format, vet, lint, unit tests with fewer faults, generated files current
+	$(GO) test -short ./...
 
 fmt: ## Format all Go files
 	@gofmt -w $$(git ls-files '*.go' | grep -v '\.pb\.go$$')

@@ -29,7 +29,11 @@ func TestMain(m *testing.M) {
 	chosen := false
 	flag.Visit(func(f *flag.Flag) { chosen = chosen || f.Name == "rapid.checks" })
 	if !chosen {
-		if err := flag.Set("rapid.checks", "30"); err != nil {
+		checks := "30"
+		if testing.Short() {
+			checks = "5"
+		}
+		if err := flag.Set("rapid.checks", checks); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(2)
 		}

@@ -76,17 +76,24 @@ type Suite[S any] struct {
 	Refusals []Refusal[S]
 	// Ignore are patterns (path.Match, relative to Root) of files that are compared neither by Rollback nor by repetition.
 	Ignore []string
-	// MaxFaults bounds the calls at which a fault is injected, per case; 0 means 40. Where there are more, they are spread.
+	// MaxFaults bounds the calls at which a fault is injected, per case; 0 means 40, and 4 at most with -short. Where there are
+	// more, they are spread.
 	MaxFaults int
 	// Promptly is how long a call may take to return once its context is cancelled; 0 means 3 s.
 	Promptly time.Duration
 }
+
+// shortFaults is how many faults of a case a quick run injects.
+const shortFaults = 4
 
 // Run runs the suite.
 func Run[S any](t *testing.T, s Suite[S]) {
 	t.Helper()
 	if s.New == nil || len(s.Steps) == 0 {
 		t.Fatal("providertest: a suite needs New and Steps")
+	}
+	if testing.Short() && (s.MaxFaults == 0 || s.MaxFaults > shortFaults) {
+		s.MaxFaults = shortFaults
 	}
 	for i, step := range s.Steps {
 		t.Run(step.Name, func(t *testing.T) {
