@@ -10,7 +10,19 @@ import (
 // Resources are the stored objects that host specs depend on beside the site.
 type Resources struct {
 	// WitnessKeys are the public halves of the keys with which nodes and probes prove logins, as authorized_keys lines.
-	WitnessKeys map[string]string
+	WitnessKeys map[string]string `json:"witness_keys,omitempty"`
+	// Secrets are the ids of the newest versions of the secrets, by name.
+	Secrets map[string]string `json:"secrets,omitempty"`
+	// Images are the server's image archives by the references that they give their images; the newest one of a reference.
+	Images map[string]ImageArchive `json:"images,omitempty"`
+	// UserCAKeys are the public keys whose certificates let operators in by SSH, in authorized_keys form.
+	UserCAKeys []string `json:"user_ca_keys,omitempty"`
+}
+
+// ImageArchive is an image in an archive on the server.
+type ImageArchive struct {
+	// Digest is the archive's, ImageID that of the image's configuration; both "sha256:" and hexadecimal digits.
+	Digest, ImageID string
 }
 
 // HostSpecs returns the wish for each node. The same site and resources give the same bytes. A node whose platform is not

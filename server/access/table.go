@@ -22,7 +22,8 @@ const (
 const (
 	limitSmall   = 64 << 10
 	limitSession = mtls.MaxSessionMessage
-	limitSite    = 4 << 20 // a site file and its overlay, 1 MiB each, with room for names
+	limitSite    = 4 << 20 // a site file and its overlay, 1 MiB each, the files beside them, with room for names
+	limitStream  = 512 << 10
 )
 
 // MaxMessage is the largest message that any method takes, in bytes.
@@ -67,17 +68,35 @@ func Methods() Table {
 	renew := node
 	renew.Audit = true
 
+	stream := func(r Rule) Rule { r.MaxMessage = limitStream; return r }
+	secret := func(r Rule) Rule { r.Secret, r.MaxMessage = true, limitStream; return r }
+	issue := node
+	issue.Audit = true
+	attach := node
+	attach.MaxMessage = limitStream
+
 	return Table{
 		v1.AuditService_ListAudit_FullMethodName: act([]certs.Role{certs.RoleAuditor, certs.RoleAdmin}),
+
+		v1.ConsoleService_StreamLogs_FullMethodName: act(change),
+		v1.ConsoleService_Exec_FullMethodName:       stream(act(admin)),
 
 		v1.EnrolmentService_Enrol_FullMethodName:     enrol,
 		v1.EnrolmentService_Challenge_FullMethodName: enrol,
 		v1.EnrolmentService_Recover_FullMethodName:   enrol,
+		// It writes its own entry, which names the operator.
+		v1.EnrolmentService_LoginOperator_FullMethodName: enrol,
 
 		v1.FlowService_ListFlows_FullMethodName:  site(read(all...)),
 		v1.FlowService_CheckFlows_FullMethodName: act(change),
 
+		v1.ImageService_PushImage_FullMethodName:   stream(act(change)),
+		v1.ImageService_ListImages_FullMethodName:  read(all...),
+		v1.ImageService_PruneImages_FullMethodName: act(change),
+
 		v1.NodeService_ListNodes_FullMethodName:   read(all...),
+		v1.NodeService_GetUsage_FullMethodName:    read(all...),
+		v1.NodeService_ResumeNode_FullMethodName:  act(admin),
 		v1.NodeService_GetNode_FullMethodName:     read(all...),
 		v1.NodeService_GetStatus_FullMethodName:   read(all...),
 		v1.NodeService_ClearNode_FullMethodName:   act(change),
@@ -88,12 +107,36 @@ func Methods() Table {
 		v1.OperatorService_Login_FullMethodName:         {Listener: Socket, Audit: true, Secret: true, MaxMessage: limitSmall},
 		v1.OperatorService_GetIdentity_FullMethodName:   read(all...),
 		v1.OperatorService_RenewOperator_FullMethodName: act(all),
+		v1.OperatorService_SignSshKey_FullMethodName:    act(change),
+
+		v1.OperatorService_AddOperator_FullMethodName:     act(admin),
+		v1.OperatorService_ListOperators_FullMethodName:   read(certs.RoleAuditor, certs.RoleAdmin),
+		v1.OperatorService_RemoveOperator_FullMethodName:  act(admin),
+		v1.OperatorService_SetOperatorRole_FullMethodName: act(admin),
+
+		v1.OperationService_ListOperations_FullMethodName:  read(all...),
+		v1.OperationService_GetOperation_FullMethodName:    read(all...),
+		v1.OperationService_WatchOperation_FullMethodName:  read(all...),
+		v1.OperationService_CancelOperation_FullMethodName: act(change),
+		v1.OperationService_PauseOperation_FullMethodName:  act(change),
+		v1.OperationService_ResumeOperation_FullMethodName: act(change),
+		v1.OperationService_RetryOperation_FullMethodName:  act(change),
 
 		v1.RolloutService_ListRollouts_FullMethodName:  read(all...),
 		v1.RolloutService_GetRollout_FullMethodName:    read(all...),
 		v1.RolloutService_WatchRollout_FullMethodName:  read(all...),
 		v1.RolloutService_CancelRollout_FullMethodName: act(change),
 		v1.RolloutService_ReportWitness_FullMethodName: site(act(change)),
+
+		v1.SecretService_SetSecret_FullMethodName:    secret(act(change)),
+		v1.SecretService_ListSecrets_FullMethodName:  read(all...),
+		v1.SecretService_RotateSecret_FullMethodName: act(change),
+		v1.SecretService_RemoveSecret_FullMethodName: act(change),
+
+		v1.SessionService_IssueCertificate_FullMethodName: issue,
+		v1.SessionService_FetchSecrets_FullMethodName:     node,
+		v1.SessionService_FetchImage_FullMethodName:       node,
+		v1.SessionService_Attach_FullMethodName:           attach,
 
 		v1.SessionService_Connect_FullMethodName:          connect,
 		v1.SessionService_Confirm_FullMethodName:          node,
@@ -105,6 +148,10 @@ func Methods() Table {
 		v1.SiteService_GetRevision_FullMethodName:   read(all...),
 		v1.SiteService_ApplySite_FullMethodName:     site(act(change)),
 		v1.SiteService_RollbackSite_FullMethodName:  act(change),
+
+		v1.StackService_ListStacks_FullMethodName:   read(all...),
+		v1.StackService_GetStack_FullMethodName:     read(all...),
+		v1.StackService_RestartStack_FullMethodName: act(change),
 
 		v1.TokenService_CreateToken_FullMethodName: act(admin),
 		v1.TokenService_ListTokens_FullMethodName:  read(certs.RoleAuditor, certs.RoleOperator, certs.RoleAdmin),

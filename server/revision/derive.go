@@ -111,7 +111,7 @@ func (r *Revisions) DeriveSite(ctx context.Context, s *site.Site) (*Derived, err
 }
 
 func derive(s *site.Site, res resources) (*Derived, error) {
-	specs, err := s.HostSpecs(site.Resources{WitnessKeys: res.WitnessKeys})
+	specs, err := s.HostSpecs(res.Resources)
 	if err != nil {
 		return nil, errs.Wrap("derive host specs", err)
 	}

@@ -1,11 +1,13 @@
 package revision
 
 import (
+	"bytes"
 	"context"
-	"maps"
+	"encoding/json"
 	"time"
 
 	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/site"
 	"github.com/infractl/infractl/server/store"
 )
 
@@ -16,8 +18,13 @@ const resourcesName = "witness-keys"
 type resources struct {
 	// Revision grows when anything below changes.
 	Revision uint64 `json:"revision"`
-	// WitnessKeys are the public keys with which nodes and probes prove logins.
-	WitnessKeys map[string]string `json:"witness_keys"`
+	site.Resources
+}
+
+// Source adds what it keeps to the resources that host specs depend on. It is asked often: it answers from memory, or from few
+// records.
+type Source interface {
+	Resources(ctx context.Context, into *site.Resources) error
 }
 
 // How long what was read of the fleet is trusted: a moment at least, and so long that reading costs little of the time. When
@@ -43,18 +50,16 @@ func (r *Revisions) resources(ctx context.Context) (resources, error) {
 	return res, nil
 }
 
-// readResources compares the stored resources with what the fleet says now, and stores a new revision of them when a key
-// came, changed or went.
+// readResources compares the stored resources with what fleet and sources say now, and stores a new revision of them when
+// something came, changed or went.
 func (r *Revisions) readResources(ctx context.Context) (resources, error) {
-	nodes, err := r.cfg.Nodes.Nodes(ctx)
+	now, err := r.collect(ctx)
 	if err != nil {
-		return resources{}, errs.Wrap("read witness keys", err)
+		return resources{}, err
 	}
-	keys := map[string]string{}
-	for i := range nodes {
-		if n := &nodes[i]; n.WitnessKey != "" && !n.IsRevoked() {
-			keys[n.Name] = n.WitnessKey
-		}
+	wanted, err := json.Marshal(now)
+	if err != nil {
+		return resources{}, errs.Wrap("read resources", err)
 	}
 	for {
 		it, err := r.keys.Get(ctx, resourcesName)
@@ -65,10 +70,14 @@ func (r *Revisions) readResources(ctx context.Context) (resources, error) {
 		if err != nil {
 			return resources{}, errs.Wrap("read resources", err)
 		}
-		if expect != store.Absent && maps.Equal(it.Value.WitnessKeys, keys) {
+		stored, err := json.Marshal(it.Value.Resources)
+		if err != nil {
+			return resources{}, errs.Wrap("read resources", err)
+		}
+		if expect != store.Absent && bytes.Equal(stored, wanted) {
 			return it.Value, nil
 		}
-		next := resources{Revision: it.Value.Revision + 1, WitnessKeys: keys}
+		next := resources{Revision: it.Value.Revision + 1, Resources: now}
 		_, err = r.keys.Put(ctx, resourcesName, next, expect)
 		if err == nil {
 			return next, nil
@@ -77,4 +86,32 @@ func (r *Revisions) readResources(ctx context.Context) (resources, error) {
 			return resources{}, errs.Wrap("store resources", err)
 		}
 	}
+}
+
+// collect asks fleet and sources.
+func (r *Revisions) collect(ctx context.Context) (site.Resources, error) {
+	var out site.Resources
+	nodes, err := r.cfg.Nodes.Nodes(ctx)
+	if err != nil {
+		return out, errs.Wrap("read witness keys", err)
+	}
+	out.WitnessKeys = map[string]string{}
+	for i := range nodes {
+		if n := &nodes[i]; n.WitnessKey != "" && !n.IsRevoked() {
+			out.WitnessKeys[n.Name] = n.WitnessKey
+		}
+	}
+	for _, s := range r.cfg.Sources {
+		if err := s.Resources(ctx, &out); err != nil {
+			return out, errs.Wrap("read resources", err)
+		}
+	}
+	return out, nil
+}
+
+// Changed says that a source has something new: the next derivation reads it.
+func (r *Revisions) Changed() {
+	r.reading.Lock()
+	defer r.reading.Unlock()
+	r.trusted = time.Time{}
 }

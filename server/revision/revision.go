@@ -1,8 +1,8 @@
 // Package revision keeps the numbered revisions of the site and derives from them what each host must be.
 //
 // A revision is appended with compare-and-set on the newest one, so that two operators never overwrite each other unseen.
-// What a host must be is a function of a site revision and of the resources; the resources that matter today are the keys
-// with which agents prove logins, and they have a revision number of their own.
+// What a host must be is a function of a site revision and of the resources; resources are the keys with
+// which agents prove logins and what sources add, and they have a revision number of their own.
 package revision
 
 import (
@@ -55,6 +55,8 @@ type Config struct {
 	Clock   clock.Clock
 	// Site is the name in the site's certificates: the file of another site is refused. Empty: any is taken.
 	Site string
+	// Sources add to the resources.
+	Sources []Source
 	// AlwaysRead makes every derivation read the fleet anew, for tests; otherwise what was read is trusted for a moment.
 	AlwaysRead bool
 	// Load replaces site.Load in tests.

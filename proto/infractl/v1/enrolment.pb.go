@@ -76,6 +76,126 @@ func (EnrolmentState) EnumDescriptor() ([]byte, []int) {
 	return file_infractl_v1_enrolment_proto_rawDescGZIP(), []int{0}
 }
 
+// LoginOperatorRequest is a code and a key.
+type LoginOperatorRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// CodeId names the code.
+	CodeId string `protobuf:"bytes,1,opt,name=code_id,json=codeId,proto3" json:"code_id,omitempty"`
+	// CodeSecret proves possession of it.
+	CodeSecret string `protobuf:"bytes,2,opt,name=code_secret,json=codeSecret,proto3" json:"code_secret,omitempty"`
+	// Csr is a DER certificate request; only its public key is honoured. The same code with the same key gets the same answer for
+	// a while, so that a lost reply does no harm.
+	Csr           []byte `protobuf:"bytes,3,opt,name=csr,proto3" json:"csr,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoginOperatorRequest) Reset() {
+	*x = LoginOperatorRequest{}
+	mi := &file_infractl_v1_enrolment_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoginOperatorRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoginOperatorRequest) ProtoMessage() {}
+
+func (x *LoginOperatorRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_enrolment_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoginOperatorRequest.ProtoReflect.Descriptor instead.
+func (*LoginOperatorRequest) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_enrolment_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *LoginOperatorRequest) GetCodeId() string {
+	if x != nil {
+		return x.CodeId
+	}
+	return ""
+}
+
+func (x *LoginOperatorRequest) GetCodeSecret() string {
+	if x != nil {
+		return x.CodeSecret
+	}
+	return ""
+}
+
+func (x *LoginOperatorRequest) GetCsr() []byte {
+	if x != nil {
+		return x.Csr
+	}
+	return nil
+}
+
+// LoginOperatorResponse is the identity.
+type LoginOperatorResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Identity is the identity.
+	Identity *OperatorIdentity `protobuf:"bytes,1,opt,name=identity,proto3" json:"identity,omitempty"`
+	// ServerTime is the server's clock.
+	ServerTime    *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=server_time,json=serverTime,proto3" json:"server_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoginOperatorResponse) Reset() {
+	*x = LoginOperatorResponse{}
+	mi := &file_infractl_v1_enrolment_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoginOperatorResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoginOperatorResponse) ProtoMessage() {}
+
+func (x *LoginOperatorResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_enrolment_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoginOperatorResponse.ProtoReflect.Descriptor instead.
+func (*LoginOperatorResponse) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_enrolment_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *LoginOperatorResponse) GetIdentity() *OperatorIdentity {
+	if x != nil {
+		return x.Identity
+	}
+	return nil
+}
+
+func (x *LoginOperatorResponse) GetServerTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ServerTime
+	}
+	return nil
+}
+
 // EnrolRequest is what a new agent knows about itself.
 type EnrolRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -101,7 +221,7 @@ type EnrolRequest struct {
 
 func (x *EnrolRequest) Reset() {
 	*x = EnrolRequest{}
-	mi := &file_infractl_v1_enrolment_proto_msgTypes[0]
+	mi := &file_infractl_v1_enrolment_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -113,7 +233,7 @@ func (x *EnrolRequest) String() string {
 func (*EnrolRequest) ProtoMessage() {}
 
 func (x *EnrolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_enrolment_proto_msgTypes[0]
+	mi := &file_infractl_v1_enrolment_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -126,7 +246,7 @@ func (x *EnrolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrolRequest.ProtoReflect.Descriptor instead.
 func (*EnrolRequest) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_enrolment_proto_rawDescGZIP(), []int{0}
+	return file_infractl_v1_enrolment_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *EnrolRequest) GetTokenId() string {
@@ -200,7 +320,7 @@ type HostFingerprint struct {
 
 func (x *HostFingerprint) Reset() {
 	*x = HostFingerprint{}
-	mi := &file_infractl_v1_enrolment_proto_msgTypes[1]
+	mi := &file_infractl_v1_enrolment_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -212,7 +332,7 @@ func (x *HostFingerprint) String() string {
 func (*HostFingerprint) ProtoMessage() {}
 
 func (x *HostFingerprint) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_enrolment_proto_msgTypes[1]
+	mi := &file_infractl_v1_enrolment_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -225,7 +345,7 @@ func (x *HostFingerprint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostFingerprint.ProtoReflect.Descriptor instead.
 func (*HostFingerprint) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_enrolment_proto_rawDescGZIP(), []int{1}
+	return file_infractl_v1_enrolment_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *HostFingerprint) GetMachineId() string {
@@ -266,7 +386,7 @@ type EnrolResponse struct {
 
 func (x *EnrolResponse) Reset() {
 	*x = EnrolResponse{}
-	mi := &file_infractl_v1_enrolment_proto_msgTypes[2]
+	mi := &file_infractl_v1_enrolment_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -278,7 +398,7 @@ func (x *EnrolResponse) String() string {
 func (*EnrolResponse) ProtoMessage() {}
 
 func (x *EnrolResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_enrolment_proto_msgTypes[2]
+	mi := &file_infractl_v1_enrolment_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -291,7 +411,7 @@ func (x *EnrolResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrolResponse.ProtoReflect.Descriptor instead.
 func (*EnrolResponse) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_enrolment_proto_rawDescGZIP(), []int{2}
+	return file_infractl_v1_enrolment_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *EnrolResponse) GetState() EnrolmentState {
@@ -343,7 +463,7 @@ type NodeIdentity struct {
 
 func (x *NodeIdentity) Reset() {
 	*x = NodeIdentity{}
-	mi := &file_infractl_v1_enrolment_proto_msgTypes[3]
+	mi := &file_infractl_v1_enrolment_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -355,7 +475,7 @@ func (x *NodeIdentity) String() string {
 func (*NodeIdentity) ProtoMessage() {}
 
 func (x *NodeIdentity) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_enrolment_proto_msgTypes[3]
+	mi := &file_infractl_v1_enrolment_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -368,7 +488,7 @@ func (x *NodeIdentity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeIdentity.ProtoReflect.Descriptor instead.
 func (*NodeIdentity) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_enrolment_proto_rawDescGZIP(), []int{3}
+	return file_infractl_v1_enrolment_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *NodeIdentity) GetSite() string {
@@ -424,7 +544,7 @@ type ChallengeRequest struct {
 
 func (x *ChallengeRequest) Reset() {
 	*x = ChallengeRequest{}
-	mi := &file_infractl_v1_enrolment_proto_msgTypes[4]
+	mi := &file_infractl_v1_enrolment_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -436,7 +556,7 @@ func (x *ChallengeRequest) String() string {
 func (*ChallengeRequest) ProtoMessage() {}
 
 func (x *ChallengeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_enrolment_proto_msgTypes[4]
+	mi := &file_infractl_v1_enrolment_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -449,7 +569,7 @@ func (x *ChallengeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChallengeRequest.ProtoReflect.Descriptor instead.
 func (*ChallengeRequest) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_enrolment_proto_rawDescGZIP(), []int{4}
+	return file_infractl_v1_enrolment_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ChallengeRequest) GetNode() string {
@@ -472,7 +592,7 @@ type ChallengeResponse struct {
 
 func (x *ChallengeResponse) Reset() {
 	*x = ChallengeResponse{}
-	mi := &file_infractl_v1_enrolment_proto_msgTypes[5]
+	mi := &file_infractl_v1_enrolment_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -484,7 +604,7 @@ func (x *ChallengeResponse) String() string {
 func (*ChallengeResponse) ProtoMessage() {}
 
 func (x *ChallengeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_enrolment_proto_msgTypes[5]
+	mi := &file_infractl_v1_enrolment_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -497,7 +617,7 @@ func (x *ChallengeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChallengeResponse.ProtoReflect.Descriptor instead.
 func (*ChallengeResponse) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_enrolment_proto_rawDescGZIP(), []int{5}
+	return file_infractl_v1_enrolment_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ChallengeResponse) GetNonce() []byte {
@@ -535,7 +655,7 @@ type RecoverRequest struct {
 
 func (x *RecoverRequest) Reset() {
 	*x = RecoverRequest{}
-	mi := &file_infractl_v1_enrolment_proto_msgTypes[6]
+	mi := &file_infractl_v1_enrolment_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -547,7 +667,7 @@ func (x *RecoverRequest) String() string {
 func (*RecoverRequest) ProtoMessage() {}
 
 func (x *RecoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_enrolment_proto_msgTypes[6]
+	mi := &file_infractl_v1_enrolment_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -560,7 +680,7 @@ func (x *RecoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverRequest.ProtoReflect.Descriptor instead.
 func (*RecoverRequest) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_enrolment_proto_rawDescGZIP(), []int{6}
+	return file_infractl_v1_enrolment_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RecoverRequest) GetNode() string {
@@ -620,7 +740,7 @@ type RecoverResponse struct {
 
 func (x *RecoverResponse) Reset() {
 	*x = RecoverResponse{}
-	mi := &file_infractl_v1_enrolment_proto_msgTypes[7]
+	mi := &file_infractl_v1_enrolment_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -632,7 +752,7 @@ func (x *RecoverResponse) String() string {
 func (*RecoverResponse) ProtoMessage() {}
 
 func (x *RecoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_enrolment_proto_msgTypes[7]
+	mi := &file_infractl_v1_enrolment_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -645,7 +765,7 @@ func (x *RecoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecoverResponse.ProtoReflect.Descriptor instead.
 func (*RecoverResponse) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_enrolment_proto_rawDescGZIP(), []int{7}
+	return file_infractl_v1_enrolment_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RecoverResponse) GetIdentity() *NodeIdentity {
@@ -690,7 +810,7 @@ type RevocationNotice struct {
 
 func (x *RevocationNotice) Reset() {
 	*x = RevocationNotice{}
-	mi := &file_infractl_v1_enrolment_proto_msgTypes[8]
+	mi := &file_infractl_v1_enrolment_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -702,7 +822,7 @@ func (x *RevocationNotice) String() string {
 func (*RevocationNotice) ProtoMessage() {}
 
 func (x *RevocationNotice) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_enrolment_proto_msgTypes[8]
+	mi := &file_infractl_v1_enrolment_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -715,7 +835,7 @@ func (x *RevocationNotice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevocationNotice.ProtoReflect.Descriptor instead.
 func (*RevocationNotice) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_enrolment_proto_rawDescGZIP(), []int{8}
+	return file_infractl_v1_enrolment_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RevocationNotice) GetSite() string {
@@ -757,7 +877,16 @@ var File_infractl_v1_enrolment_proto protoreflect.FileDescriptor
 
 const file_infractl_v1_enrolment_proto_rawDesc = "" +
 	"\n" +
-	"\x1binfractl/v1/enrolment.proto\x12\vinfractl.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb5\x02\n" +
+	"\x1binfractl/v1/enrolment.proto\x12\vinfractl.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ainfractl/v1/operator.proto\"b\n" +
+	"\x14LoginOperatorRequest\x12\x17\n" +
+	"\acode_id\x18\x01 \x01(\tR\x06codeId\x12\x1f\n" +
+	"\vcode_secret\x18\x02 \x01(\tR\n" +
+	"codeSecret\x12\x10\n" +
+	"\x03csr\x18\x03 \x01(\fR\x03csr\"\x8f\x01\n" +
+	"\x15LoginOperatorResponse\x129\n" +
+	"\bidentity\x18\x01 \x01(\v2\x1d.infractl.v1.OperatorIdentityR\bidentity\x12;\n" +
+	"\vserver_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"serverTime\"\xb5\x02\n" +
 	"\fEnrolRequest\x12\x19\n" +
 	"\btoken_id\x18\x01 \x01(\tR\atokenId\x12!\n" +
 	"\ftoken_secret\x18\x02 \x01(\tR\vtokenSecret\x12!\n" +
@@ -815,11 +944,12 @@ const file_infractl_v1_enrolment_proto_rawDesc = "" +
 	"\x0eEnrolmentState\x12\x1f\n" +
 	"\x1bENROLMENT_STATE_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16ENROLMENT_STATE_ISSUED\x10\x01\x12\x1b\n" +
-	"\x17ENROLMENT_STATE_PENDING\x10\x022\xe4\x01\n" +
+	"\x17ENROLMENT_STATE_PENDING\x10\x022\xbc\x02\n" +
 	"\x10EnrolmentService\x12>\n" +
 	"\x05Enrol\x12\x19.infractl.v1.EnrolRequest\x1a\x1a.infractl.v1.EnrolResponse\x12J\n" +
 	"\tChallenge\x12\x1d.infractl.v1.ChallengeRequest\x1a\x1e.infractl.v1.ChallengeResponse\x12D\n" +
-	"\aRecover\x12\x1b.infractl.v1.RecoverRequest\x1a\x1c.infractl.v1.RecoverResponseB;Z9github.com/infractl/infractl/proto/infractl/v1;infractlv1b\x06proto3"
+	"\aRecover\x12\x1b.infractl.v1.RecoverRequest\x1a\x1c.infractl.v1.RecoverResponse\x12V\n" +
+	"\rLoginOperator\x12!.infractl.v1.LoginOperatorRequest\x1a\".infractl.v1.LoginOperatorResponseB;Z9github.com/infractl/infractl/proto/infractl/v1;infractlv1b\x06proto3"
 
 var (
 	file_infractl_v1_enrolment_proto_rawDescOnce sync.Once
@@ -834,44 +964,51 @@ func file_infractl_v1_enrolment_proto_rawDescGZIP() []byte {
 }
 
 var file_infractl_v1_enrolment_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_infractl_v1_enrolment_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_infractl_v1_enrolment_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_infractl_v1_enrolment_proto_goTypes = []any{
 	(EnrolmentState)(0),           // 0: infractl.v1.EnrolmentState
-	(*EnrolRequest)(nil),          // 1: infractl.v1.EnrolRequest
-	(*HostFingerprint)(nil),       // 2: infractl.v1.HostFingerprint
-	(*EnrolResponse)(nil),         // 3: infractl.v1.EnrolResponse
-	(*NodeIdentity)(nil),          // 4: infractl.v1.NodeIdentity
-	(*ChallengeRequest)(nil),      // 5: infractl.v1.ChallengeRequest
-	(*ChallengeResponse)(nil),     // 6: infractl.v1.ChallengeResponse
-	(*RecoverRequest)(nil),        // 7: infractl.v1.RecoverRequest
-	(*RecoverResponse)(nil),       // 8: infractl.v1.RecoverResponse
-	(*RevocationNotice)(nil),      // 9: infractl.v1.RevocationNotice
-	(*timestamppb.Timestamp)(nil), // 10: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 11: google.protobuf.Duration
+	(*LoginOperatorRequest)(nil),  // 1: infractl.v1.LoginOperatorRequest
+	(*LoginOperatorResponse)(nil), // 2: infractl.v1.LoginOperatorResponse
+	(*EnrolRequest)(nil),          // 3: infractl.v1.EnrolRequest
+	(*HostFingerprint)(nil),       // 4: infractl.v1.HostFingerprint
+	(*EnrolResponse)(nil),         // 5: infractl.v1.EnrolResponse
+	(*NodeIdentity)(nil),          // 6: infractl.v1.NodeIdentity
+	(*ChallengeRequest)(nil),      // 7: infractl.v1.ChallengeRequest
+	(*ChallengeResponse)(nil),     // 8: infractl.v1.ChallengeResponse
+	(*RecoverRequest)(nil),        // 9: infractl.v1.RecoverRequest
+	(*RecoverResponse)(nil),       // 10: infractl.v1.RecoverResponse
+	(*RevocationNotice)(nil),      // 11: infractl.v1.RevocationNotice
+	(*OperatorIdentity)(nil),      // 12: infractl.v1.OperatorIdentity
+	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 14: google.protobuf.Duration
 }
 var file_infractl_v1_enrolment_proto_depIdxs = []int32{
-	2,  // 0: infractl.v1.EnrolRequest.fingerprint:type_name -> infractl.v1.HostFingerprint
-	10, // 1: infractl.v1.EnrolRequest.local_time:type_name -> google.protobuf.Timestamp
-	0,  // 2: infractl.v1.EnrolResponse.state:type_name -> infractl.v1.EnrolmentState
-	4,  // 3: infractl.v1.EnrolResponse.identity:type_name -> infractl.v1.NodeIdentity
-	10, // 4: infractl.v1.EnrolResponse.server_time:type_name -> google.protobuf.Timestamp
-	11, // 5: infractl.v1.EnrolResponse.retry_after:type_name -> google.protobuf.Duration
-	10, // 6: infractl.v1.ChallengeResponse.server_time:type_name -> google.protobuf.Timestamp
-	2,  // 7: infractl.v1.RecoverRequest.fingerprint:type_name -> infractl.v1.HostFingerprint
-	4,  // 8: infractl.v1.RecoverResponse.identity:type_name -> infractl.v1.NodeIdentity
-	10, // 9: infractl.v1.RecoverResponse.server_time:type_name -> google.protobuf.Timestamp
-	10, // 10: infractl.v1.RevocationNotice.time:type_name -> google.protobuf.Timestamp
-	1,  // 11: infractl.v1.EnrolmentService.Enrol:input_type -> infractl.v1.EnrolRequest
-	5,  // 12: infractl.v1.EnrolmentService.Challenge:input_type -> infractl.v1.ChallengeRequest
-	7,  // 13: infractl.v1.EnrolmentService.Recover:input_type -> infractl.v1.RecoverRequest
-	3,  // 14: infractl.v1.EnrolmentService.Enrol:output_type -> infractl.v1.EnrolResponse
-	6,  // 15: infractl.v1.EnrolmentService.Challenge:output_type -> infractl.v1.ChallengeResponse
-	8,  // 16: infractl.v1.EnrolmentService.Recover:output_type -> infractl.v1.RecoverResponse
-	14, // [14:17] is the sub-list for method output_type
-	11, // [11:14] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	12, // 0: infractl.v1.LoginOperatorResponse.identity:type_name -> infractl.v1.OperatorIdentity
+	13, // 1: infractl.v1.LoginOperatorResponse.server_time:type_name -> google.protobuf.Timestamp
+	4,  // 2: infractl.v1.EnrolRequest.fingerprint:type_name -> infractl.v1.HostFingerprint
+	13, // 3: infractl.v1.EnrolRequest.local_time:type_name -> google.protobuf.Timestamp
+	0,  // 4: infractl.v1.EnrolResponse.state:type_name -> infractl.v1.EnrolmentState
+	6,  // 5: infractl.v1.EnrolResponse.identity:type_name -> infractl.v1.NodeIdentity
+	13, // 6: infractl.v1.EnrolResponse.server_time:type_name -> google.protobuf.Timestamp
+	14, // 7: infractl.v1.EnrolResponse.retry_after:type_name -> google.protobuf.Duration
+	13, // 8: infractl.v1.ChallengeResponse.server_time:type_name -> google.protobuf.Timestamp
+	4,  // 9: infractl.v1.RecoverRequest.fingerprint:type_name -> infractl.v1.HostFingerprint
+	6,  // 10: infractl.v1.RecoverResponse.identity:type_name -> infractl.v1.NodeIdentity
+	13, // 11: infractl.v1.RecoverResponse.server_time:type_name -> google.protobuf.Timestamp
+	13, // 12: infractl.v1.RevocationNotice.time:type_name -> google.protobuf.Timestamp
+	3,  // 13: infractl.v1.EnrolmentService.Enrol:input_type -> infractl.v1.EnrolRequest
+	7,  // 14: infractl.v1.EnrolmentService.Challenge:input_type -> infractl.v1.ChallengeRequest
+	9,  // 15: infractl.v1.EnrolmentService.Recover:input_type -> infractl.v1.RecoverRequest
+	1,  // 16: infractl.v1.EnrolmentService.LoginOperator:input_type -> infractl.v1.LoginOperatorRequest
+	5,  // 17: infractl.v1.EnrolmentService.Enrol:output_type -> infractl.v1.EnrolResponse
+	8,  // 18: infractl.v1.EnrolmentService.Challenge:output_type -> infractl.v1.ChallengeResponse
+	10, // 19: infractl.v1.EnrolmentService.Recover:output_type -> infractl.v1.RecoverResponse
+	2,  // 20: infractl.v1.EnrolmentService.LoginOperator:output_type -> infractl.v1.LoginOperatorResponse
+	17, // [17:21] is the sub-list for method output_type
+	13, // [13:17] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_infractl_v1_enrolment_proto_init() }
@@ -879,13 +1016,14 @@ func file_infractl_v1_enrolment_proto_init() {
 	if File_infractl_v1_enrolment_proto != nil {
 		return
 	}
+	file_infractl_v1_operator_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_infractl_v1_enrolment_proto_rawDesc), len(file_infractl_v1_enrolment_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   9,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,9 +19,10 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	EnrolmentService_Enrol_FullMethodName     = "/infractl.v1.EnrolmentService/Enrol"
-	EnrolmentService_Challenge_FullMethodName = "/infractl.v1.EnrolmentService/Challenge"
-	EnrolmentService_Recover_FullMethodName   = "/infractl.v1.EnrolmentService/Recover"
+	EnrolmentService_Enrol_FullMethodName         = "/infractl.v1.EnrolmentService/Enrol"
+	EnrolmentService_Challenge_FullMethodName     = "/infractl.v1.EnrolmentService/Challenge"
+	EnrolmentService_Recover_FullMethodName       = "/infractl.v1.EnrolmentService/Recover"
+	EnrolmentService_LoginOperator_FullMethodName = "/infractl.v1.EnrolmentService/LoginOperator"
 )
 
 // EnrolmentServiceClient is the client API for EnrolmentService service.
@@ -38,6 +39,8 @@ type EnrolmentServiceClient interface {
 	Challenge(ctx context.Context, in *ChallengeRequest, opts ...grpc.CallOption) (*ChallengeResponse, error)
 	// Recover gives a new certificate to a node whose certificate expired while it was away.
 	Recover(ctx context.Context, in *RecoverRequest, opts ...grpc.CallOption) (*RecoverResponse, error)
+	// LoginOperator exchanges an operator's one-use code for a certificate.
+	LoginOperator(ctx context.Context, in *LoginOperatorRequest, opts ...grpc.CallOption) (*LoginOperatorResponse, error)
 }
 
 type enrolmentServiceClient struct {
@@ -78,6 +81,16 @@ func (c *enrolmentServiceClient) Recover(ctx context.Context, in *RecoverRequest
 	return out, nil
 }
 
+func (c *enrolmentServiceClient) LoginOperator(ctx context.Context, in *LoginOperatorRequest, opts ...grpc.CallOption) (*LoginOperatorResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(LoginOperatorResponse)
+	err := c.cc.Invoke(ctx, EnrolmentService_LoginOperator_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // EnrolmentServiceServer is the server API for EnrolmentService service.
 // All implementations must embed UnimplementedEnrolmentServiceServer
 // for forward compatibility.
@@ -92,6 +105,8 @@ type EnrolmentServiceServer interface {
 	Challenge(context.Context, *ChallengeRequest) (*ChallengeResponse, error)
 	// Recover gives a new certificate to a node whose certificate expired while it was away.
 	Recover(context.Context, *RecoverRequest) (*RecoverResponse, error)
+	// LoginOperator exchanges an operator's one-use code for a certificate.
+	LoginOperator(context.Context, *LoginOperatorRequest) (*LoginOperatorResponse, error)
 	mustEmbedUnimplementedEnrolmentServiceServer()
 }
 
@@ -110,6 +125,9 @@ func (UnimplementedEnrolmentServiceServer) Challenge(context.Context, *Challenge
 }
 func (UnimplementedEnrolmentServiceServer) Recover(context.Context, *RecoverRequest) (*RecoverResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Recover not implemented")
+}
+func (UnimplementedEnrolmentServiceServer) LoginOperator(context.Context, *LoginOperatorRequest) (*LoginOperatorResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method LoginOperator not implemented")
 }
 func (UnimplementedEnrolmentServiceServer) mustEmbedUnimplementedEnrolmentServiceServer() {}
 func (UnimplementedEnrolmentServiceServer) testEmbeddedByValue()                          {}
@@ -186,6 +204,24 @@ func _EnrolmentService_Recover_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _EnrolmentService_LoginOperator_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(LoginOperatorRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EnrolmentServiceServer).LoginOperator(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: EnrolmentService_LoginOperator_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EnrolmentServiceServer).LoginOperator(ctx, req.(*LoginOperatorRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // EnrolmentService_ServiceDesc is the grpc.ServiceDesc for EnrolmentService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -204,6 +240,10 @@ var EnrolmentService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Recover",
 			Handler:    _EnrolmentService_Recover_Handler,
+		},
+		{
+			MethodName: "LoginOperator",
+			Handler:    _EnrolmentService_LoginOperator_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

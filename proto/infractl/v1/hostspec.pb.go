@@ -99,7 +99,13 @@ type HostSpec struct {
 	// Sshd is the SSH server's configuration.
 	Sshd *SshdSpec `protobuf:"bytes,13,opt,name=sshd,proto3" json:"sshd,omitempty"`
 	// Firewall is what may pass; everything else is dropped.
-	Firewall      *FirewallSpec `protobuf:"bytes,14,opt,name=firewall,proto3" json:"firewall,omitempty"`
+	Firewall *FirewallSpec `protobuf:"bytes,14,opt,name=firewall,proto3" json:"firewall,omitempty"`
+	// Packages are those of the operating system.
+	Packages *PackagesSpec `protobuf:"bytes,15,opt,name=packages,proto3" json:"packages,omitempty"`
+	// Containers are the container stacks.
+	Containers *ContainersSpec `protobuf:"bytes,16,opt,name=containers,proto3" json:"containers,omitempty"`
+	// Metrics is the agent's metrics page.
+	Metrics       *MetricsSpec `protobuf:"bytes,17,opt,name=metrics,proto3" json:"metrics,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -190,6 +196,503 @@ func (x *HostSpec) GetFirewall() *FirewallSpec {
 	return nil
 }
 
+func (x *HostSpec) GetPackages() *PackagesSpec {
+	if x != nil {
+		return x.Packages
+	}
+	return nil
+}
+
+func (x *HostSpec) GetContainers() *ContainersSpec {
+	if x != nil {
+		return x.Containers
+	}
+	return nil
+}
+
+func (x *HostSpec) GetMetrics() *MetricsSpec {
+	if x != nil {
+		return x.Metrics
+	}
+	return nil
+}
+
+// PackagesSpec says which packages of the operating system are there.
+type PackagesSpec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Present are names of packages that are installed.
+	Present []string `protobuf:"bytes,1,rep,name=present,proto3" json:"present,omitempty"`
+	// Absent are names of packages that are removed, with their configuration.
+	Absent []string `protobuf:"bytes,2,rep,name=absent,proto3" json:"absent,omitempty"`
+	// Hold are names of packages that stay at their version.
+	Hold          []string `protobuf:"bytes,3,rep,name=hold,proto3" json:"hold,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PackagesSpec) Reset() {
+	*x = PackagesSpec{}
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PackagesSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PackagesSpec) ProtoMessage() {}
+
+func (x *PackagesSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PackagesSpec.ProtoReflect.Descriptor instead.
+func (*PackagesSpec) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *PackagesSpec) GetPresent() []string {
+	if x != nil {
+		return x.Present
+	}
+	return nil
+}
+
+func (x *PackagesSpec) GetAbsent() []string {
+	if x != nil {
+		return x.Absent
+	}
+	return nil
+}
+
+func (x *PackagesSpec) GetHold() []string {
+	if x != nil {
+		return x.Hold
+	}
+	return nil
+}
+
+// ContainersSpec is the complete list of container stacks of a host; one of ours that is no longer in it is taken down, and its
+// volumes stay.
+type ContainersSpec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Stacks are sorted by name.
+	Stacks        []*StackSpec `protobuf:"bytes,1,rep,name=stacks,proto3" json:"stacks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ContainersSpec) Reset() {
+	*x = ContainersSpec{}
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ContainersSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ContainersSpec) ProtoMessage() {}
+
+func (x *ContainersSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ContainersSpec.ProtoReflect.Descriptor instead.
+func (*ContainersSpec) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ContainersSpec) GetStacks() []*StackSpec {
+	if x != nil {
+		return x.Stacks
+	}
+	return nil
+}
+
+// StackSpec is one container stack: a Compose file, used as it is.
+type StackSpec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name is the stack's name, which is the Compose project's.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// ComposeFile is the file's path in the site, for messages.
+	ComposeFile string `protobuf:"bytes,2,opt,name=compose_file,json=composeFile,proto3" json:"compose_file,omitempty"`
+	// Compose is the file.
+	Compose []byte `protobuf:"bytes,3,opt,name=compose,proto3" json:"compose,omitempty"`
+	// Files stand beside it: those of the folder that has its name.
+	Files []*StackFile `protobuf:"bytes,4,rep,name=files,proto3" json:"files,omitempty"`
+	// Images say what runs for each image that the file names, sorted by reference.
+	Images []*StackImage `protobuf:"bytes,5,rep,name=images,proto3" json:"images,omitempty"`
+	// Secrets are those that the file names as external ones, sorted by name. Values travel apart from the spec.
+	Secrets []*SecretRef `protobuf:"bytes,6,rep,name=secrets,proto3" json:"secrets,omitempty"`
+	// Variables are what the file may interpolate, such as INFRACTL_ADDRESS; the environment of the agent never is.
+	Variables     map[string]string `protobuf:"bytes,7,rep,name=variables,proto3" json:"variables,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StackSpec) Reset() {
+	*x = StackSpec{}
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StackSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StackSpec) ProtoMessage() {}
+
+func (x *StackSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StackSpec.ProtoReflect.Descriptor instead.
+func (*StackSpec) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *StackSpec) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *StackSpec) GetComposeFile() string {
+	if x != nil {
+		return x.ComposeFile
+	}
+	return ""
+}
+
+func (x *StackSpec) GetCompose() []byte {
+	if x != nil {
+		return x.Compose
+	}
+	return nil
+}
+
+func (x *StackSpec) GetFiles() []*StackFile {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+func (x *StackSpec) GetImages() []*StackImage {
+	if x != nil {
+		return x.Images
+	}
+	return nil
+}
+
+func (x *StackSpec) GetSecrets() []*SecretRef {
+	if x != nil {
+		return x.Secrets
+	}
+	return nil
+}
+
+func (x *StackSpec) GetVariables() map[string]string {
+	if x != nil {
+		return x.Variables
+	}
+	return nil
+}
+
+// StackFile is a file beside a Compose file.
+type StackFile struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Path is relative to the Compose file's folder.
+	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	// Content is the file.
+	Content []byte `protobuf:"bytes,2,opt,name=content,proto3" json:"content,omitempty"`
+	// Executable says whether it may be run.
+	Executable    bool `protobuf:"varint,3,opt,name=executable,proto3" json:"executable,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StackFile) Reset() {
+	*x = StackFile{}
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StackFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StackFile) ProtoMessage() {}
+
+func (x *StackFile) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StackFile.ProtoReflect.Descriptor instead.
+func (*StackFile) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *StackFile) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *StackFile) GetContent() []byte {
+	if x != nil {
+		return x.Content
+	}
+	return nil
+}
+
+func (x *StackFile) GetExecutable() bool {
+	if x != nil {
+		return x.Executable
+	}
+	return false
+}
+
+// StackImage says what runs for an image.
+type StackImage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Reference is the image as the Compose file names it.
+	Reference string `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"`
+	// Use is the image that runs: the reference itself, or its stand-in in a lab.
+	Use string `protobuf:"bytes,2,opt,name=use,proto3" json:"use,omitempty"`
+	// ArchiveDigest names the archive on the server that holds it; empty when it comes from a registry.
+	ArchiveDigest string `protobuf:"bytes,3,opt,name=archive_digest,json=archiveDigest,proto3" json:"archive_digest,omitempty"`
+	// ImageId is the digest of the image's configuration in that archive.
+	ImageId       string `protobuf:"bytes,4,opt,name=image_id,json=imageId,proto3" json:"image_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StackImage) Reset() {
+	*x = StackImage{}
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StackImage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StackImage) ProtoMessage() {}
+
+func (x *StackImage) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StackImage.ProtoReflect.Descriptor instead.
+func (*StackImage) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *StackImage) GetReference() string {
+	if x != nil {
+		return x.Reference
+	}
+	return ""
+}
+
+func (x *StackImage) GetUse() string {
+	if x != nil {
+		return x.Use
+	}
+	return ""
+}
+
+func (x *StackImage) GetArchiveDigest() string {
+	if x != nil {
+		return x.ArchiveDigest
+	}
+	return ""
+}
+
+func (x *StackImage) GetImageId() string {
+	if x != nil {
+		return x.ImageId
+	}
+	return ""
+}
+
+// SecretRef names a version of a secret; its value is fetched apart.
+type SecretRef struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name is the secret's name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Version is the version's id.
+	Version       string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SecretRef) Reset() {
+	*x = SecretRef{}
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SecretRef) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SecretRef) ProtoMessage() {}
+
+func (x *SecretRef) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SecretRef.ProtoReflect.Descriptor instead.
+func (*SecretRef) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *SecretRef) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SecretRef) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+// MetricsSpec is the agent's metrics page.
+type MetricsSpec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ListenAddresses are where it listens.
+	ListenAddresses []string `protobuf:"bytes,1,rep,name=listen_addresses,json=listenAddresses,proto3" json:"listen_addresses,omitempty"`
+	// Port is the TCP port, 9100.
+	Port uint32 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	// Clients are the identities (URIs in their certificates) that may read it.
+	Clients []string `protobuf:"bytes,3,rep,name=clients,proto3" json:"clients,omitempty"`
+	// Scraper says that Prometheus runs on this host: the agent keeps a client certificate for it.
+	Scraper       bool `protobuf:"varint,4,opt,name=scraper,proto3" json:"scraper,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MetricsSpec) Reset() {
+	*x = MetricsSpec{}
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MetricsSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MetricsSpec) ProtoMessage() {}
+
+func (x *MetricsSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MetricsSpec.ProtoReflect.Descriptor instead.
+func (*MetricsSpec) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *MetricsSpec) GetListenAddresses() []string {
+	if x != nil {
+		return x.ListenAddresses
+	}
+	return nil
+}
+
+func (x *MetricsSpec) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *MetricsSpec) GetClients() []string {
+	if x != nil {
+		return x.Clients
+	}
+	return nil
+}
+
+func (x *MetricsSpec) GetScraper() bool {
+	if x != nil {
+		return x.Scraper
+	}
+	return false
+}
+
 // SystemSpec is the host's basic configuration.
 type SystemSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -213,7 +716,7 @@ type SystemSpec struct {
 
 func (x *SystemSpec) Reset() {
 	*x = SystemSpec{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[1]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -225,7 +728,7 @@ func (x *SystemSpec) String() string {
 func (*SystemSpec) ProtoMessage() {}
 
 func (x *SystemSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[1]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -238,7 +741,7 @@ func (x *SystemSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SystemSpec.ProtoReflect.Descriptor instead.
 func (*SystemSpec) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{1}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *SystemSpec) GetHostname() string {
@@ -303,7 +806,7 @@ type HostsEntry struct {
 
 func (x *HostsEntry) Reset() {
 	*x = HostsEntry{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[2]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -315,7 +818,7 @@ func (x *HostsEntry) String() string {
 func (*HostsEntry) ProtoMessage() {}
 
 func (x *HostsEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[2]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -328,7 +831,7 @@ func (x *HostsEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostsEntry.ProtoReflect.Descriptor instead.
 func (*HostsEntry) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{2}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *HostsEntry) GetAddress() string {
@@ -358,7 +861,7 @@ type TimeSpec struct {
 
 func (x *TimeSpec) Reset() {
 	*x = TimeSpec{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[3]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -370,7 +873,7 @@ func (x *TimeSpec) String() string {
 func (*TimeSpec) ProtoMessage() {}
 
 func (x *TimeSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[3]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -383,7 +886,7 @@ func (x *TimeSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimeSpec.ProtoReflect.Descriptor instead.
 func (*TimeSpec) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{3}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *TimeSpec) GetServers() []string {
@@ -413,7 +916,7 @@ type AccountsSpec struct {
 
 func (x *AccountsSpec) Reset() {
 	*x = AccountsSpec{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[4]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -425,7 +928,7 @@ func (x *AccountsSpec) String() string {
 func (*AccountsSpec) ProtoMessage() {}
 
 func (x *AccountsSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[4]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -438,7 +941,7 @@ func (x *AccountsSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccountsSpec.ProtoReflect.Descriptor instead.
 func (*AccountsSpec) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{4}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *AccountsSpec) GetAccounts() []*Account {
@@ -474,7 +977,7 @@ type Account struct {
 
 func (x *Account) Reset() {
 	*x = Account{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[5]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -486,7 +989,7 @@ func (x *Account) String() string {
 func (*Account) ProtoMessage() {}
 
 func (x *Account) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[5]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -499,7 +1002,7 @@ func (x *Account) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Account.ProtoReflect.Descriptor instead.
 func (*Account) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{5}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Account) GetName() string {
@@ -552,7 +1055,7 @@ type WitnessKey struct {
 
 func (x *WitnessKey) Reset() {
 	*x = WitnessKey{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[6]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -564,7 +1067,7 @@ func (x *WitnessKey) String() string {
 func (*WitnessKey) ProtoMessage() {}
 
 func (x *WitnessKey) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[6]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -577,7 +1080,7 @@ func (x *WitnessKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WitnessKey.ProtoReflect.Descriptor instead.
 func (*WitnessKey) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{6}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *WitnessKey) GetNode() string {
@@ -619,14 +1122,17 @@ type SshdSpec struct {
 	// ClientAliveIntervalSeconds is the time after which a silent client is asked for a sign of life.
 	ClientAliveIntervalSeconds uint32 `protobuf:"varint,7,opt,name=client_alive_interval_seconds,json=clientAliveIntervalSeconds,proto3" json:"client_alive_interval_seconds,omitempty"`
 	// Peers are the nodes that log in here; while one of them lags behind, the old port stays open.
-	Peers         []string `protobuf:"bytes,8,rep,name=peers,proto3" json:"peers,omitempty"`
+	Peers []string `protobuf:"bytes,8,rep,name=peers,proto3" json:"peers,omitempty"`
+	// UserCaKeys are the public keys, in authorized_keys form, of the authorities whose certificates let people in: those of
+	// infractl ssh. Keys of the accounts stay good beside them, to break the glass.
+	UserCaKeys    []string `protobuf:"bytes,9,rep,name=user_ca_keys,json=userCaKeys,proto3" json:"user_ca_keys,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SshdSpec) Reset() {
 	*x = SshdSpec{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[7]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -638,7 +1144,7 @@ func (x *SshdSpec) String() string {
 func (*SshdSpec) ProtoMessage() {}
 
 func (x *SshdSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[7]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -651,7 +1157,7 @@ func (x *SshdSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SshdSpec.ProtoReflect.Descriptor instead.
 func (*SshdSpec) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{7}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SshdSpec) GetPort() uint32 {
@@ -710,6 +1216,13 @@ func (x *SshdSpec) GetPeers() []string {
 	return nil
 }
 
+func (x *SshdSpec) GetUserCaKeys() []string {
+	if x != nil {
+		return x.UserCaKeys
+	}
+	return nil
+}
+
 // FirewallSpec is what may pass on one host.
 type FirewallSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -727,7 +1240,7 @@ type FirewallSpec struct {
 
 func (x *FirewallSpec) Reset() {
 	*x = FirewallSpec{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[8]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -739,7 +1252,7 @@ func (x *FirewallSpec) String() string {
 func (*FirewallSpec) ProtoMessage() {}
 
 func (x *FirewallSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[8]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -752,7 +1265,7 @@ func (x *FirewallSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FirewallSpec.ProtoReflect.Descriptor instead.
 func (*FirewallSpec) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{8}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *FirewallSpec) GetRules() []*FirewallRule {
@@ -810,7 +1323,7 @@ type FirewallRule struct {
 
 func (x *FirewallRule) Reset() {
 	*x = FirewallRule{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[9]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -822,7 +1335,7 @@ func (x *FirewallRule) String() string {
 func (*FirewallRule) ProtoMessage() {}
 
 func (x *FirewallRule) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[9]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -835,7 +1348,7 @@ func (x *FirewallRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FirewallRule.ProtoReflect.Descriptor instead.
 func (*FirewallRule) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{9}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *FirewallRule) GetHook() FirewallHook {
@@ -914,7 +1427,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[10]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -926,7 +1439,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[10]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -939,7 +1452,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{10}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Endpoint) GetPrefixes() []string {
@@ -969,7 +1482,7 @@ type PortRange struct {
 
 func (x *PortRange) Reset() {
 	*x = PortRange{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[11]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -981,7 +1494,7 @@ func (x *PortRange) String() string {
 func (*PortRange) ProtoMessage() {}
 
 func (x *PortRange) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[11]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -994,7 +1507,7 @@ func (x *PortRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortRange.ProtoReflect.Descriptor instead.
 func (*PortRange) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{11}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PortRange) GetFirst() uint32 {
@@ -1015,7 +1528,7 @@ var File_infractl_v1_hostspec_proto protoreflect.FileDescriptor
 
 const file_infractl_v1_hostspec_proto_rawDesc = "" +
 	"\n" +
-	"\x1ainfractl/v1/hostspec.proto\x12\vinfractl.v1\"\xbb\x02\n" +
+	"\x1ainfractl/v1/hostspec.proto\x12\vinfractl.v1\"\xe3\x03\n" +
 	"\bHostSpec\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x12\n" +
@@ -1025,7 +1538,49 @@ const file_infractl_v1_hostspec_proto_rawDesc = "" +
 	"\x04time\x18\v \x01(\v2\x15.infractl.v1.TimeSpecR\x04time\x125\n" +
 	"\baccounts\x18\f \x01(\v2\x19.infractl.v1.AccountsSpecR\baccounts\x12)\n" +
 	"\x04sshd\x18\r \x01(\v2\x15.infractl.v1.SshdSpecR\x04sshd\x125\n" +
-	"\bfirewall\x18\x0e \x01(\v2\x19.infractl.v1.FirewallSpecR\bfirewall\"\xc1\x02\n" +
+	"\bfirewall\x18\x0e \x01(\v2\x19.infractl.v1.FirewallSpecR\bfirewall\x125\n" +
+	"\bpackages\x18\x0f \x01(\v2\x19.infractl.v1.PackagesSpecR\bpackages\x12;\n" +
+	"\n" +
+	"containers\x18\x10 \x01(\v2\x1b.infractl.v1.ContainersSpecR\n" +
+	"containers\x122\n" +
+	"\ametrics\x18\x11 \x01(\v2\x18.infractl.v1.MetricsSpecR\ametrics\"T\n" +
+	"\fPackagesSpec\x12\x18\n" +
+	"\apresent\x18\x01 \x03(\tR\apresent\x12\x16\n" +
+	"\x06absent\x18\x02 \x03(\tR\x06absent\x12\x12\n" +
+	"\x04hold\x18\x03 \x03(\tR\x04hold\"@\n" +
+	"\x0eContainersSpec\x12.\n" +
+	"\x06stacks\x18\x01 \x03(\v2\x16.infractl.v1.StackSpecR\x06stacks\"\xf0\x02\n" +
+	"\tStackSpec\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12!\n" +
+	"\fcompose_file\x18\x02 \x01(\tR\vcomposeFile\x12\x18\n" +
+	"\acompose\x18\x03 \x01(\fR\acompose\x12,\n" +
+	"\x05files\x18\x04 \x03(\v2\x16.infractl.v1.StackFileR\x05files\x12/\n" +
+	"\x06images\x18\x05 \x03(\v2\x17.infractl.v1.StackImageR\x06images\x120\n" +
+	"\asecrets\x18\x06 \x03(\v2\x16.infractl.v1.SecretRefR\asecrets\x12C\n" +
+	"\tvariables\x18\a \x03(\v2%.infractl.v1.StackSpec.VariablesEntryR\tvariables\x1a<\n" +
+	"\x0eVariablesEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"Y\n" +
+	"\tStackFile\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x18\n" +
+	"\acontent\x18\x02 \x01(\fR\acontent\x12\x1e\n" +
+	"\n" +
+	"executable\x18\x03 \x01(\bR\n" +
+	"executable\"~\n" +
+	"\n" +
+	"StackImage\x12\x1c\n" +
+	"\treference\x18\x01 \x01(\tR\treference\x12\x10\n" +
+	"\x03use\x18\x02 \x01(\tR\x03use\x12%\n" +
+	"\x0earchive_digest\x18\x03 \x01(\tR\rarchiveDigest\x12\x19\n" +
+	"\bimage_id\x18\x04 \x01(\tR\aimageId\"9\n" +
+	"\tSecretRef\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\"\x80\x01\n" +
+	"\vMetricsSpec\x12)\n" +
+	"\x10listen_addresses\x18\x01 \x03(\tR\x0flistenAddresses\x12\x12\n" +
+	"\x04port\x18\x02 \x01(\rR\x04port\x12\x18\n" +
+	"\aclients\x18\x03 \x03(\tR\aclients\x12\x18\n" +
+	"\ascraper\x18\x04 \x01(\bR\ascraper\"\xc1\x02\n" +
 	"\n" +
 	"SystemSpec\x12\x1a\n" +
 	"\bhostname\x18\x01 \x01(\tR\bhostname\x12\x16\n" +
@@ -1059,7 +1614,7 @@ const file_infractl_v1_hostspec_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1d\n" +
 	"\n" +
 	"public_key\x18\x02 \x01(\tR\tpublicKey\x12\x12\n" +
-	"\x04from\x18\x03 \x03(\tR\x04from\"\xab\x02\n" +
+	"\x04from\x18\x03 \x03(\tR\x04from\"\xcd\x02\n" +
 	"\bSshdSpec\x12\x12\n" +
 	"\x04port\x18\x01 \x01(\rR\x04port\x12)\n" +
 	"\x10listen_addresses\x18\x02 \x03(\tR\x0flistenAddresses\x12\x1f\n" +
@@ -1070,7 +1625,9 @@ const file_infractl_v1_hostspec_proto_rawDesc = "" +
 	"\x0emax_auth_tries\x18\x05 \x01(\rR\fmaxAuthTries\x12!\n" +
 	"\fmax_sessions\x18\x06 \x01(\rR\vmaxSessions\x12A\n" +
 	"\x1dclient_alive_interval_seconds\x18\a \x01(\rR\x1aclientAliveIntervalSeconds\x12\x14\n" +
-	"\x05peers\x18\b \x03(\tR\x05peers\"\xa1\x01\n" +
+	"\x05peers\x18\b \x03(\tR\x05peers\x12 \n" +
+	"\fuser_ca_keys\x18\t \x03(\tR\n" +
+	"userCaKeys\"\xa1\x01\n" +
 	"\fFirewallSpec\x12/\n" +
 	"\x05rules\x18\x01 \x03(\v2\x19.infractl.v1.FirewallRuleR\x05rules\x12'\n" +
 	"\x0finside_prefixes\x18\x02 \x03(\tR\x0einsidePrefixes\x12\x1f\n" +
@@ -1114,43 +1671,59 @@ func file_infractl_v1_hostspec_proto_rawDescGZIP() []byte {
 }
 
 var file_infractl_v1_hostspec_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_infractl_v1_hostspec_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_infractl_v1_hostspec_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_infractl_v1_hostspec_proto_goTypes = []any{
-	(FirewallHook)(0),    // 0: infractl.v1.FirewallHook
-	(*HostSpec)(nil),     // 1: infractl.v1.HostSpec
-	(*SystemSpec)(nil),   // 2: infractl.v1.SystemSpec
-	(*HostsEntry)(nil),   // 3: infractl.v1.HostsEntry
-	(*TimeSpec)(nil),     // 4: infractl.v1.TimeSpec
-	(*AccountsSpec)(nil), // 5: infractl.v1.AccountsSpec
-	(*Account)(nil),      // 6: infractl.v1.Account
-	(*WitnessKey)(nil),   // 7: infractl.v1.WitnessKey
-	(*SshdSpec)(nil),     // 8: infractl.v1.SshdSpec
-	(*FirewallSpec)(nil), // 9: infractl.v1.FirewallSpec
-	(*FirewallRule)(nil), // 10: infractl.v1.FirewallRule
-	(*Endpoint)(nil),     // 11: infractl.v1.Endpoint
-	(*PortRange)(nil),    // 12: infractl.v1.PortRange
-	nil,                  // 13: infractl.v1.SystemSpec.SysctlsEntry
+	(FirewallHook)(0),      // 0: infractl.v1.FirewallHook
+	(*HostSpec)(nil),       // 1: infractl.v1.HostSpec
+	(*PackagesSpec)(nil),   // 2: infractl.v1.PackagesSpec
+	(*ContainersSpec)(nil), // 3: infractl.v1.ContainersSpec
+	(*StackSpec)(nil),      // 4: infractl.v1.StackSpec
+	(*StackFile)(nil),      // 5: infractl.v1.StackFile
+	(*StackImage)(nil),     // 6: infractl.v1.StackImage
+	(*SecretRef)(nil),      // 7: infractl.v1.SecretRef
+	(*MetricsSpec)(nil),    // 8: infractl.v1.MetricsSpec
+	(*SystemSpec)(nil),     // 9: infractl.v1.SystemSpec
+	(*HostsEntry)(nil),     // 10: infractl.v1.HostsEntry
+	(*TimeSpec)(nil),       // 11: infractl.v1.TimeSpec
+	(*AccountsSpec)(nil),   // 12: infractl.v1.AccountsSpec
+	(*Account)(nil),        // 13: infractl.v1.Account
+	(*WitnessKey)(nil),     // 14: infractl.v1.WitnessKey
+	(*SshdSpec)(nil),       // 15: infractl.v1.SshdSpec
+	(*FirewallSpec)(nil),   // 16: infractl.v1.FirewallSpec
+	(*FirewallRule)(nil),   // 17: infractl.v1.FirewallRule
+	(*Endpoint)(nil),       // 18: infractl.v1.Endpoint
+	(*PortRange)(nil),      // 19: infractl.v1.PortRange
+	nil,                    // 20: infractl.v1.StackSpec.VariablesEntry
+	nil,                    // 21: infractl.v1.SystemSpec.SysctlsEntry
 }
 var file_infractl_v1_hostspec_proto_depIdxs = []int32{
-	2,  // 0: infractl.v1.HostSpec.system:type_name -> infractl.v1.SystemSpec
-	4,  // 1: infractl.v1.HostSpec.time:type_name -> infractl.v1.TimeSpec
-	5,  // 2: infractl.v1.HostSpec.accounts:type_name -> infractl.v1.AccountsSpec
-	8,  // 3: infractl.v1.HostSpec.sshd:type_name -> infractl.v1.SshdSpec
-	9,  // 4: infractl.v1.HostSpec.firewall:type_name -> infractl.v1.FirewallSpec
-	3,  // 5: infractl.v1.SystemSpec.hosts:type_name -> infractl.v1.HostsEntry
-	13, // 6: infractl.v1.SystemSpec.sysctls:type_name -> infractl.v1.SystemSpec.SysctlsEntry
-	6,  // 7: infractl.v1.AccountsSpec.accounts:type_name -> infractl.v1.Account
-	7,  // 8: infractl.v1.AccountsSpec.witness_keys:type_name -> infractl.v1.WitnessKey
-	10, // 9: infractl.v1.FirewallSpec.rules:type_name -> infractl.v1.FirewallRule
-	0,  // 10: infractl.v1.FirewallRule.hook:type_name -> infractl.v1.FirewallHook
-	12, // 11: infractl.v1.FirewallRule.ports:type_name -> infractl.v1.PortRange
-	11, // 12: infractl.v1.FirewallRule.from:type_name -> infractl.v1.Endpoint
-	11, // 13: infractl.v1.FirewallRule.to:type_name -> infractl.v1.Endpoint
-	14, // [14:14] is the sub-list for method output_type
-	14, // [14:14] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	9,  // 0: infractl.v1.HostSpec.system:type_name -> infractl.v1.SystemSpec
+	11, // 1: infractl.v1.HostSpec.time:type_name -> infractl.v1.TimeSpec
+	12, // 2: infractl.v1.HostSpec.accounts:type_name -> infractl.v1.AccountsSpec
+	15, // 3: infractl.v1.HostSpec.sshd:type_name -> infractl.v1.SshdSpec
+	16, // 4: infractl.v1.HostSpec.firewall:type_name -> infractl.v1.FirewallSpec
+	2,  // 5: infractl.v1.HostSpec.packages:type_name -> infractl.v1.PackagesSpec
+	3,  // 6: infractl.v1.HostSpec.containers:type_name -> infractl.v1.ContainersSpec
+	8,  // 7: infractl.v1.HostSpec.metrics:type_name -> infractl.v1.MetricsSpec
+	4,  // 8: infractl.v1.ContainersSpec.stacks:type_name -> infractl.v1.StackSpec
+	5,  // 9: infractl.v1.StackSpec.files:type_name -> infractl.v1.StackFile
+	6,  // 10: infractl.v1.StackSpec.images:type_name -> infractl.v1.StackImage
+	7,  // 11: infractl.v1.StackSpec.secrets:type_name -> infractl.v1.SecretRef
+	20, // 12: infractl.v1.StackSpec.variables:type_name -> infractl.v1.StackSpec.VariablesEntry
+	10, // 13: infractl.v1.SystemSpec.hosts:type_name -> infractl.v1.HostsEntry
+	21, // 14: infractl.v1.SystemSpec.sysctls:type_name -> infractl.v1.SystemSpec.SysctlsEntry
+	13, // 15: infractl.v1.AccountsSpec.accounts:type_name -> infractl.v1.Account
+	14, // 16: infractl.v1.AccountsSpec.witness_keys:type_name -> infractl.v1.WitnessKey
+	17, // 17: infractl.v1.FirewallSpec.rules:type_name -> infractl.v1.FirewallRule
+	0,  // 18: infractl.v1.FirewallRule.hook:type_name -> infractl.v1.FirewallHook
+	19, // 19: infractl.v1.FirewallRule.ports:type_name -> infractl.v1.PortRange
+	18, // 20: infractl.v1.FirewallRule.from:type_name -> infractl.v1.Endpoint
+	18, // 21: infractl.v1.FirewallRule.to:type_name -> infractl.v1.Endpoint
+	22, // [22:22] is the sub-list for method output_type
+	22, // [22:22] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_infractl_v1_hostspec_proto_init() }
@@ -1164,7 +1737,7 @@ func file_infractl_v1_hostspec_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_infractl_v1_hostspec_proto_rawDesc), len(file_infractl_v1_hostspec_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   13,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

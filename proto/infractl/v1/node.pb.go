@@ -41,6 +41,10 @@ const (
 	NodeState_NODE_STATE_QUARANTINED NodeState = 5
 	// Its identity was withdrawn.
 	NodeState_NODE_STATE_REVOKED NodeState = 6
+	// The server was restored from a backup and has not heard of it since.
+	NodeState_NODE_STATE_AWAITING_RECONNECT NodeState = 7
+	// It knows of something newer than the restored server: nothing changes on it until a person says so.
+	NodeState_NODE_STATE_CONFLICT_PAUSED NodeState = 8
 )
 
 // Enum value maps for NodeState.
@@ -53,15 +57,19 @@ var (
 		4: "NODE_STATE_OFFLINE",
 		5: "NODE_STATE_QUARANTINED",
 		6: "NODE_STATE_REVOKED",
+		7: "NODE_STATE_AWAITING_RECONNECT",
+		8: "NODE_STATE_CONFLICT_PAUSED",
 	}
 	NodeState_value = map[string]int32{
-		"NODE_STATE_UNSPECIFIED": 0,
-		"NODE_STATE_WANTED":      1,
-		"NODE_STATE_PENDING":     2,
-		"NODE_STATE_ONLINE":      3,
-		"NODE_STATE_OFFLINE":     4,
-		"NODE_STATE_QUARANTINED": 5,
-		"NODE_STATE_REVOKED":     6,
+		"NODE_STATE_UNSPECIFIED":        0,
+		"NODE_STATE_WANTED":             1,
+		"NODE_STATE_PENDING":            2,
+		"NODE_STATE_ONLINE":             3,
+		"NODE_STATE_OFFLINE":            4,
+		"NODE_STATE_QUARANTINED":        5,
+		"NODE_STATE_REVOKED":            6,
+		"NODE_STATE_AWAITING_RECONNECT": 7,
+		"NODE_STATE_CONFLICT_PAUSED":    8,
 	}
 )
 
@@ -132,7 +140,9 @@ type Node struct {
 	// Message says what a person should know or do.
 	Message string `protobuf:"bytes,18,opt,name=message,proto3" json:"message,omitempty"`
 	// Enrolled is when it enrolled.
-	Enrolled      *timestamppb.Timestamp `protobuf:"bytes,19,opt,name=enrolled,proto3" json:"enrolled,omitempty"`
+	Enrolled *timestamppb.Timestamp `protobuf:"bytes,19,opt,name=enrolled,proto3" json:"enrolled,omitempty"`
+	// Containers are those of its stacks, as it last reported.
+	Containers    *ContainersReport `protobuf:"bytes,20,opt,name=containers,proto3" json:"containers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -300,6 +310,261 @@ func (x *Node) GetEnrolled() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Node) GetContainers() *ContainersReport {
+	if x != nil {
+		return x.Containers
+	}
+	return nil
+}
+
+// GetUsageRequest names nodes.
+type GetUsageRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Nodes are the hosts; empty means all that are online.
+	Nodes         []string `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetUsageRequest) Reset() {
+	*x = GetUsageRequest{}
+	mi := &file_infractl_v1_node_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetUsageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetUsageRequest) ProtoMessage() {}
+
+func (x *GetUsageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_node_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetUsageRequest.ProtoReflect.Descriptor instead.
+func (*GetUsageRequest) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_node_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *GetUsageRequest) GetNodes() []string {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+// GetUsageResponse is what they use.
+type GetUsageResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Nodes are sorted by name.
+	Nodes         []*NodeUsage `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetUsageResponse) Reset() {
+	*x = GetUsageResponse{}
+	mi := &file_infractl_v1_node_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetUsageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetUsageResponse) ProtoMessage() {}
+
+func (x *GetUsageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_node_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetUsageResponse.ProtoReflect.Descriptor instead.
+func (*GetUsageResponse) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_node_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *GetUsageResponse) GetNodes() []*NodeUsage {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+// NodeUsage is what one host uses.
+type NodeUsage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Node is the host.
+	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// Usage is what it uses; absent when it did not answer.
+	Usage *UsageResult `protobuf:"bytes,2,opt,name=usage,proto3" json:"usage,omitempty"`
+	// Error says why there is none.
+	Error         string `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeUsage) Reset() {
+	*x = NodeUsage{}
+	mi := &file_infractl_v1_node_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeUsage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeUsage) ProtoMessage() {}
+
+func (x *NodeUsage) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_node_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeUsage.ProtoReflect.Descriptor instead.
+func (*NodeUsage) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_node_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *NodeUsage) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *NodeUsage) GetUsage() *UsageResult {
+	if x != nil {
+		return x.Usage
+	}
+	return nil
+}
+
+func (x *NodeUsage) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+// ResumeNodeRequest names a node.
+type ResumeNodeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name is its name.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeNodeRequest) Reset() {
+	*x = ResumeNodeRequest{}
+	mi := &file_infractl_v1_node_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeNodeRequest) ProtoMessage() {}
+
+func (x *ResumeNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_node_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeNodeRequest.ProtoReflect.Descriptor instead.
+func (*ResumeNodeRequest) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_node_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ResumeNodeRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// ResumeNodeResponse is the node.
+type ResumeNodeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Node is the node.
+	Node          *Node `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeNodeResponse) Reset() {
+	*x = ResumeNodeResponse{}
+	mi := &file_infractl_v1_node_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeNodeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeNodeResponse) ProtoMessage() {}
+
+func (x *ResumeNodeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_node_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeNodeResponse.ProtoReflect.Descriptor instead.
+func (*ResumeNodeResponse) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_node_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ResumeNodeResponse) GetNode() *Node {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
 // KnownBad is content that failed.
 type KnownBad struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -319,7 +584,7 @@ type KnownBad struct {
 
 func (x *KnownBad) Reset() {
 	*x = KnownBad{}
-	mi := &file_infractl_v1_node_proto_msgTypes[1]
+	mi := &file_infractl_v1_node_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -331,7 +596,7 @@ func (x *KnownBad) String() string {
 func (*KnownBad) ProtoMessage() {}
 
 func (x *KnownBad) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_node_proto_msgTypes[1]
+	mi := &file_infractl_v1_node_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -344,7 +609,7 @@ func (x *KnownBad) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KnownBad.ProtoReflect.Descriptor instead.
 func (*KnownBad) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_node_proto_rawDescGZIP(), []int{1}
+	return file_infractl_v1_node_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *KnownBad) GetHash() string {
@@ -391,7 +656,7 @@ type ListNodesRequest struct {
 
 func (x *ListNodesRequest) Reset() {
 	*x = ListNodesRequest{}
-	mi := &file_infractl_v1_node_proto_msgTypes[2]
+	mi := &file_infractl_v1_node_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -403,7 +668,7 @@ func (x *ListNodesRequest) String() string {
 func (*ListNodesRequest) ProtoMessage() {}
 
 func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_node_proto_msgTypes[2]
+	mi := &file_infractl_v1_node_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -416,7 +681,7 @@ func (x *ListNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesRequest.ProtoReflect.Descriptor instead.
 func (*ListNodesRequest) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_node_proto_rawDescGZIP(), []int{2}
+	return file_infractl_v1_node_proto_rawDescGZIP(), []int{7}
 }
 
 // ListNodesResponse are the nodes by name.
@@ -430,7 +695,7 @@ type ListNodesResponse struct {
 
 func (x *ListNodesResponse) Reset() {
 	*x = ListNodesResponse{}
-	mi := &file_infractl_v1_node_proto_msgTypes[3]
+	mi := &file_infractl_v1_node_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -442,7 +707,7 @@ func (x *ListNodesResponse) String() string {
 func (*ListNodesResponse) ProtoMessage() {}
 
 func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_node_proto_msgTypes[3]
+	mi := &file_infractl_v1_node_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -455,7 +720,7 @@ func (x *ListNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodesResponse.ProtoReflect.Descriptor instead.
 func (*ListNodesResponse) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_node_proto_rawDescGZIP(), []int{3}
+	return file_infractl_v1_node_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListNodesResponse) GetNodes() []*Node {
@@ -476,7 +741,7 @@ type GetNodeRequest struct {
 
 func (x *GetNodeRequest) Reset() {
 	*x = GetNodeRequest{}
-	mi := &file_infractl_v1_node_proto_msgTypes[4]
+	mi := &file_infractl_v1_node_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -488,7 +753,7 @@ func (x *GetNodeRequest) String() string {
 func (*GetNodeRequest) ProtoMessage() {}
 
 func (x *GetNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_node_proto_msgTypes[4]
+	mi := &file_infractl_v1_node_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -501,7 +766,7 @@ func (x *GetNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodeRequest.ProtoReflect.Descriptor instead.
 func (*GetNodeRequest) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_node_proto_rawDescGZIP(), []int{4}
+	return file_infractl_v1_node_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GetNodeRequest) GetName() string {
@@ -522,7 +787,7 @@ type GetNodeResponse struct {
 
 func (x *GetNodeResponse) Reset() {
 	*x = GetNodeResponse{}
-	mi := &file_infractl_v1_node_proto_msgTypes[5]
+	mi := &file_infractl_v1_node_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -534,7 +799,7 @@ func (x *GetNodeResponse) String() string {
 func (*GetNodeResponse) ProtoMessage() {}
 
 func (x *GetNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_node_proto_msgTypes[5]
+	mi := &file_infractl_v1_node_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -547,7 +812,7 @@ func (x *GetNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetNodeResponse.ProtoReflect.Descriptor instead.
 func (*GetNodeResponse) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_node_proto_rawDescGZIP(), []int{5}
+	return file_infractl_v1_node_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GetNodeResponse) GetNode() *Node {
@@ -570,7 +835,7 @@ type ApproveNodeRequest struct {
 
 func (x *ApproveNodeRequest) Reset() {
 	*x = ApproveNodeRequest{}
-	mi := &file_infractl_v1_node_proto_msgTypes[6]
+	mi := &file_infractl_v1_node_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -582,7 +847,7 @@ func (x *ApproveNodeRequest) String() string {
 func (*ApproveNodeRequest) ProtoMessage() {}
 
 func (x *ApproveNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_node_proto_msgTypes[6]
+	mi := &file_infractl_v1_node_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -595,7 +860,7 @@ func (x *ApproveNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveNodeRequest.ProtoReflect.Descriptor instead.
 func (*ApproveNodeRequest) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_node_proto_rawDescGZIP(), []int{6}
+	return file_infractl_v1_node_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ApproveNodeRequest) GetEnrolmentId() string {
@@ -623,7 +888,7 @@ type ApproveNodeResponse struct {
 
 func (x *ApproveNodeResponse) Reset() {
 	*x = ApproveNodeResponse{}
-	mi := &file_infractl_v1_node_proto_msgTypes[7]
+	mi := &file_infractl_v1_node_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -635,7 +900,7 @@ func (x *ApproveNodeResponse) String() string {
 func (*ApproveNodeResponse) ProtoMessage() {}
 
 func (x *ApproveNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_node_proto_msgTypes[7]
+	mi := &file_infractl_v1_node_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -648,7 +913,7 @@ func (x *ApproveNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveNodeResponse.ProtoReflect.Descriptor instead.
 func (*ApproveNodeResponse) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_node_proto_rawDescGZIP(), []int{7}
+	return file_infractl_v1_node_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ApproveNodeResponse) GetNode() *Node {
@@ -671,7 +936,7 @@ type ClearNodeRequest struct {
 
 func (x *ClearNodeRequest) Reset() {
 	*x = ClearNodeRequest{}
-	mi := &file_infractl_v1_node_proto_msgTypes[8]
+	mi := &file_infractl_v1_node_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -683,7 +948,7 @@ func (x *ClearNodeRequest) String() string {
 func (*ClearNodeRequest) ProtoMessage() {}
 
 func (x *ClearNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_node_proto_msgTypes[8]
+	mi := &file_infractl_v1_node_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -696,7 +961,7 @@ func (x *ClearNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClearNodeRequest.ProtoReflect.Descriptor instead.
 func (*ClearNodeRequest) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_node_proto_rawDescGZIP(), []int{8}
+	return file_infractl_v1_node_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ClearNodeRequest) GetName() string {
@@ -724,7 +989,7 @@ type ClearNodeResponse struct {
 
 func (x *ClearNodeResponse) Reset() {
 	*x = ClearNodeResponse{}
-	mi := &file_infractl_v1_node_proto_msgTypes[9]
+	mi := &file_infractl_v1_node_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -736,7 +1001,7 @@ func (x *ClearNodeResponse) String() string {
 func (*ClearNodeResponse) ProtoMessage() {}
 
 func (x *ClearNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_node_proto_msgTypes[9]
+	mi := &file_infractl_v1_node_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -749,7 +1014,7 @@ func (x *ClearNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClearNodeResponse.ProtoReflect.Descriptor instead.
 func (*ClearNodeResponse) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_node_proto_rawDescGZIP(), []int{9}
+	return file_infractl_v1_node_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ClearNodeResponse) GetCleared() []string {
@@ -772,7 +1037,7 @@ type RevokeNodeRequest struct {
 
 func (x *RevokeNodeRequest) Reset() {
 	*x = RevokeNodeRequest{}
-	mi := &file_infractl_v1_node_proto_msgTypes[10]
+	mi := &file_infractl_v1_node_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -784,7 +1049,7 @@ func (x *RevokeNodeRequest) String() string {
 func (*RevokeNodeRequest) ProtoMessage() {}
 
 func (x *RevokeNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_node_proto_msgTypes[10]
+	mi := &file_infractl_v1_node_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -797,7 +1062,7 @@ func (x *RevokeNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeNodeRequest.ProtoReflect.Descriptor instead.
 func (*RevokeNodeRequest) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_node_proto_rawDescGZIP(), []int{10}
+	return file_infractl_v1_node_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RevokeNodeRequest) GetName() string {
@@ -823,7 +1088,7 @@ type RevokeNodeResponse struct {
 
 func (x *RevokeNodeResponse) Reset() {
 	*x = RevokeNodeResponse{}
-	mi := &file_infractl_v1_node_proto_msgTypes[11]
+	mi := &file_infractl_v1_node_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -835,7 +1100,7 @@ func (x *RevokeNodeResponse) String() string {
 func (*RevokeNodeResponse) ProtoMessage() {}
 
 func (x *RevokeNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_node_proto_msgTypes[11]
+	mi := &file_infractl_v1_node_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -848,7 +1113,7 @@ func (x *RevokeNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeNodeResponse.ProtoReflect.Descriptor instead.
 func (*RevokeNodeResponse) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_node_proto_rawDescGZIP(), []int{11}
+	return file_infractl_v1_node_proto_rawDescGZIP(), []int{16}
 }
 
 // ForgetNodeRequest names a node.
@@ -862,7 +1127,7 @@ type ForgetNodeRequest struct {
 
 func (x *ForgetNodeRequest) Reset() {
 	*x = ForgetNodeRequest{}
-	mi := &file_infractl_v1_node_proto_msgTypes[12]
+	mi := &file_infractl_v1_node_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -874,7 +1139,7 @@ func (x *ForgetNodeRequest) String() string {
 func (*ForgetNodeRequest) ProtoMessage() {}
 
 func (x *ForgetNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_node_proto_msgTypes[12]
+	mi := &file_infractl_v1_node_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -887,7 +1152,7 @@ func (x *ForgetNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetNodeRequest.ProtoReflect.Descriptor instead.
 func (*ForgetNodeRequest) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_node_proto_rawDescGZIP(), []int{12}
+	return file_infractl_v1_node_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ForgetNodeRequest) GetName() string {
@@ -906,7 +1171,7 @@ type ForgetNodeResponse struct {
 
 func (x *ForgetNodeResponse) Reset() {
 	*x = ForgetNodeResponse{}
-	mi := &file_infractl_v1_node_proto_msgTypes[13]
+	mi := &file_infractl_v1_node_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -918,7 +1183,7 @@ func (x *ForgetNodeResponse) String() string {
 func (*ForgetNodeResponse) ProtoMessage() {}
 
 func (x *ForgetNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_node_proto_msgTypes[13]
+	mi := &file_infractl_v1_node_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -931,7 +1196,7 @@ func (x *ForgetNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetNodeResponse.ProtoReflect.Descriptor instead.
 func (*ForgetNodeResponse) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_node_proto_rawDescGZIP(), []int{13}
+	return file_infractl_v1_node_proto_rawDescGZIP(), []int{18}
 }
 
 // GetStatusRequest asks for the whole picture.
@@ -943,7 +1208,7 @@ type GetStatusRequest struct {
 
 func (x *GetStatusRequest) Reset() {
 	*x = GetStatusRequest{}
-	mi := &file_infractl_v1_node_proto_msgTypes[14]
+	mi := &file_infractl_v1_node_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -955,7 +1220,7 @@ func (x *GetStatusRequest) String() string {
 func (*GetStatusRequest) ProtoMessage() {}
 
 func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_node_proto_msgTypes[14]
+	mi := &file_infractl_v1_node_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -968,7 +1233,7 @@ func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetStatusRequest) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_node_proto_rawDescGZIP(), []int{14}
+	return file_infractl_v1_node_proto_rawDescGZIP(), []int{19}
 }
 
 // GetStatusResponse is the whole picture.
@@ -1000,7 +1265,7 @@ type GetStatusResponse struct {
 
 func (x *GetStatusResponse) Reset() {
 	*x = GetStatusResponse{}
-	mi := &file_infractl_v1_node_proto_msgTypes[15]
+	mi := &file_infractl_v1_node_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1012,7 +1277,7 @@ func (x *GetStatusResponse) String() string {
 func (*GetStatusResponse) ProtoMessage() {}
 
 func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_node_proto_msgTypes[15]
+	mi := &file_infractl_v1_node_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1025,7 +1290,7 @@ func (x *GetStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetStatusResponse) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_node_proto_rawDescGZIP(), []int{15}
+	return file_infractl_v1_node_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GetStatusResponse) GetSite() string {
@@ -1102,7 +1367,7 @@ var File_infractl_v1_node_proto protoreflect.FileDescriptor
 
 const file_infractl_v1_node_proto_rawDesc = "" +
 	"\n" +
-	"\x16infractl/v1/node.proto\x12\vinfractl.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1binfractl/v1/enrolment.proto\x1a\x18infractl/v1/report.proto\x1a\x16infractl/v1/site.proto\"\x9a\x06\n" +
+	"\x16infractl/v1/node.proto\x12\vinfractl.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1binfractl/v1/enrolment.proto\x1a\x18infractl/v1/report.proto\x1a\x16infractl/v1/site.proto\x1a\x16infractl/v1/task.proto\"\xd9\x06\n" +
 	"\x04Node\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12,\n" +
@@ -1124,7 +1389,22 @@ const file_infractl_v1_node_proto_rawDesc = "" +
 	"\fjoin_counter\x18\x10 \x01(\x04R\vjoinCounter\x12\x17\n" +
 	"\aboot_id\x18\x11 \x01(\tR\x06bootId\x12\x18\n" +
 	"\amessage\x18\x12 \x01(\tR\amessage\x126\n" +
-	"\benrolled\x18\x13 \x01(\v2\x1a.google.protobuf.TimestampR\benrolled\"\xa1\x01\n" +
+	"\benrolled\x18\x13 \x01(\v2\x1a.google.protobuf.TimestampR\benrolled\x12=\n" +
+	"\n" +
+	"containers\x18\x14 \x01(\v2\x1d.infractl.v1.ContainersReportR\n" +
+	"containers\"'\n" +
+	"\x0fGetUsageRequest\x12\x14\n" +
+	"\x05nodes\x18\x01 \x03(\tR\x05nodes\"@\n" +
+	"\x10GetUsageResponse\x12,\n" +
+	"\x05nodes\x18\x01 \x03(\v2\x16.infractl.v1.NodeUsageR\x05nodes\"e\n" +
+	"\tNodeUsage\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12.\n" +
+	"\x05usage\x18\x02 \x01(\v2\x18.infractl.v1.UsageResultR\x05usage\x12\x14\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\"'\n" +
+	"\x11ResumeNodeRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\";\n" +
+	"\x12ResumeNodeResponse\x12%\n" +
+	"\x04node\x18\x01 \x01(\v2\x11.infractl.v1.NodeR\x04node\"\xa1\x01\n" +
 	"\bKnownBad\x12\x12\n" +
 	"\x04hash\x18\x01 \x01(\tR\x04hash\x12\x14\n" +
 	"\x05phase\x18\x02 \x01(\tR\x05phase\x12\x16\n" +
@@ -1170,7 +1450,7 @@ const file_infractl_v1_node_proto_rawDesc = "" +
 	"\x15certificate_not_after\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x13certificateNotAfter\x12\x1f\n" +
 	"\vnot_managed\x18\n" +
 	" \x03(\tR\n" +
-	"notManaged*\xb9\x01\n" +
+	"notManaged*\xfc\x01\n" +
 	"\tNodeState\x12\x1a\n" +
 	"\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11NODE_STATE_WANTED\x10\x01\x12\x16\n" +
@@ -1178,7 +1458,9 @@ const file_infractl_v1_node_proto_rawDesc = "" +
 	"\x11NODE_STATE_ONLINE\x10\x03\x12\x16\n" +
 	"\x12NODE_STATE_OFFLINE\x10\x04\x12\x1a\n" +
 	"\x16NODE_STATE_QUARANTINED\x10\x05\x12\x16\n" +
-	"\x12NODE_STATE_REVOKED\x10\x062\xa7\x04\n" +
+	"\x12NODE_STATE_REVOKED\x10\x06\x12!\n" +
+	"\x1dNODE_STATE_AWAITING_RECONNECT\x10\a\x12\x1e\n" +
+	"\x1aNODE_STATE_CONFLICT_PAUSED\x10\b2\xbf\x05\n" +
 	"\vNodeService\x12J\n" +
 	"\tListNodes\x12\x1d.infractl.v1.ListNodesRequest\x1a\x1e.infractl.v1.ListNodesResponse\x12D\n" +
 	"\aGetNode\x12\x1b.infractl.v1.GetNodeRequest\x1a\x1c.infractl.v1.GetNodeResponse\x12P\n" +
@@ -1188,7 +1470,10 @@ const file_infractl_v1_node_proto_rawDesc = "" +
 	"RevokeNode\x12\x1e.infractl.v1.RevokeNodeRequest\x1a\x1f.infractl.v1.RevokeNodeResponse\x12M\n" +
 	"\n" +
 	"ForgetNode\x12\x1e.infractl.v1.ForgetNodeRequest\x1a\x1f.infractl.v1.ForgetNodeResponse\x12J\n" +
-	"\tGetStatus\x12\x1d.infractl.v1.GetStatusRequest\x1a\x1e.infractl.v1.GetStatusResponseB;Z9github.com/infractl/infractl/proto/infractl/v1;infractlv1b\x06proto3"
+	"\tGetStatus\x12\x1d.infractl.v1.GetStatusRequest\x1a\x1e.infractl.v1.GetStatusResponse\x12G\n" +
+	"\bGetUsage\x12\x1c.infractl.v1.GetUsageRequest\x1a\x1d.infractl.v1.GetUsageResponse\x12M\n" +
+	"\n" +
+	"ResumeNode\x12\x1e.infractl.v1.ResumeNodeRequest\x1a\x1f.infractl.v1.ResumeNodeResponseB;Z9github.com/infractl/infractl/proto/infractl/v1;infractlv1b\x06proto3"
 
 var (
 	file_infractl_v1_node_proto_rawDescOnce sync.Once
@@ -1203,69 +1488,84 @@ func file_infractl_v1_node_proto_rawDescGZIP() []byte {
 }
 
 var file_infractl_v1_node_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_infractl_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_infractl_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_infractl_v1_node_proto_goTypes = []any{
 	(NodeState)(0),                // 0: infractl.v1.NodeState
 	(*Node)(nil),                  // 1: infractl.v1.Node
-	(*KnownBad)(nil),              // 2: infractl.v1.KnownBad
-	(*ListNodesRequest)(nil),      // 3: infractl.v1.ListNodesRequest
-	(*ListNodesResponse)(nil),     // 4: infractl.v1.ListNodesResponse
-	(*GetNodeRequest)(nil),        // 5: infractl.v1.GetNodeRequest
-	(*GetNodeResponse)(nil),       // 6: infractl.v1.GetNodeResponse
-	(*ApproveNodeRequest)(nil),    // 7: infractl.v1.ApproveNodeRequest
-	(*ApproveNodeResponse)(nil),   // 8: infractl.v1.ApproveNodeResponse
-	(*ClearNodeRequest)(nil),      // 9: infractl.v1.ClearNodeRequest
-	(*ClearNodeResponse)(nil),     // 10: infractl.v1.ClearNodeResponse
-	(*RevokeNodeRequest)(nil),     // 11: infractl.v1.RevokeNodeRequest
-	(*RevokeNodeResponse)(nil),    // 12: infractl.v1.RevokeNodeResponse
-	(*ForgetNodeRequest)(nil),     // 13: infractl.v1.ForgetNodeRequest
-	(*ForgetNodeResponse)(nil),    // 14: infractl.v1.ForgetNodeResponse
-	(*GetStatusRequest)(nil),      // 15: infractl.v1.GetStatusRequest
-	(*GetStatusResponse)(nil),     // 16: infractl.v1.GetStatusResponse
-	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 18: google.protobuf.Duration
-	(*HostState)(nil),             // 19: infractl.v1.HostState
-	(*HostFacts)(nil),             // 20: infractl.v1.HostFacts
-	(*HostFingerprint)(nil),       // 21: infractl.v1.HostFingerprint
-	(*Finding)(nil),               // 22: infractl.v1.Finding
+	(*GetUsageRequest)(nil),       // 2: infractl.v1.GetUsageRequest
+	(*GetUsageResponse)(nil),      // 3: infractl.v1.GetUsageResponse
+	(*NodeUsage)(nil),             // 4: infractl.v1.NodeUsage
+	(*ResumeNodeRequest)(nil),     // 5: infractl.v1.ResumeNodeRequest
+	(*ResumeNodeResponse)(nil),    // 6: infractl.v1.ResumeNodeResponse
+	(*KnownBad)(nil),              // 7: infractl.v1.KnownBad
+	(*ListNodesRequest)(nil),      // 8: infractl.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),     // 9: infractl.v1.ListNodesResponse
+	(*GetNodeRequest)(nil),        // 10: infractl.v1.GetNodeRequest
+	(*GetNodeResponse)(nil),       // 11: infractl.v1.GetNodeResponse
+	(*ApproveNodeRequest)(nil),    // 12: infractl.v1.ApproveNodeRequest
+	(*ApproveNodeResponse)(nil),   // 13: infractl.v1.ApproveNodeResponse
+	(*ClearNodeRequest)(nil),      // 14: infractl.v1.ClearNodeRequest
+	(*ClearNodeResponse)(nil),     // 15: infractl.v1.ClearNodeResponse
+	(*RevokeNodeRequest)(nil),     // 16: infractl.v1.RevokeNodeRequest
+	(*RevokeNodeResponse)(nil),    // 17: infractl.v1.RevokeNodeResponse
+	(*ForgetNodeRequest)(nil),     // 18: infractl.v1.ForgetNodeRequest
+	(*ForgetNodeResponse)(nil),    // 19: infractl.v1.ForgetNodeResponse
+	(*GetStatusRequest)(nil),      // 20: infractl.v1.GetStatusRequest
+	(*GetStatusResponse)(nil),     // 21: infractl.v1.GetStatusResponse
+	(*timestamppb.Timestamp)(nil), // 22: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 23: google.protobuf.Duration
+	(*HostState)(nil),             // 24: infractl.v1.HostState
+	(*HostFacts)(nil),             // 25: infractl.v1.HostFacts
+	(*HostFingerprint)(nil),       // 26: infractl.v1.HostFingerprint
+	(*ContainersReport)(nil),      // 27: infractl.v1.ContainersReport
+	(*UsageResult)(nil),           // 28: infractl.v1.UsageResult
+	(*Finding)(nil),               // 29: infractl.v1.Finding
 }
 var file_infractl_v1_node_proto_depIdxs = []int32{
 	0,  // 0: infractl.v1.Node.state:type_name -> infractl.v1.NodeState
-	17, // 1: infractl.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
-	17, // 2: infractl.v1.Node.certificate_not_after:type_name -> google.protobuf.Timestamp
-	18, // 3: infractl.v1.Node.skew:type_name -> google.protobuf.Duration
-	19, // 4: infractl.v1.Node.host_state:type_name -> infractl.v1.HostState
-	20, // 5: infractl.v1.Node.facts:type_name -> infractl.v1.HostFacts
-	2,  // 6: infractl.v1.Node.known_bad:type_name -> infractl.v1.KnownBad
-	21, // 7: infractl.v1.Node.fingerprint:type_name -> infractl.v1.HostFingerprint
-	17, // 8: infractl.v1.Node.enrolled:type_name -> google.protobuf.Timestamp
-	17, // 9: infractl.v1.KnownBad.time:type_name -> google.protobuf.Timestamp
-	1,  // 10: infractl.v1.ListNodesResponse.nodes:type_name -> infractl.v1.Node
-	1,  // 11: infractl.v1.GetNodeResponse.node:type_name -> infractl.v1.Node
-	1,  // 12: infractl.v1.ApproveNodeResponse.node:type_name -> infractl.v1.Node
-	17, // 13: infractl.v1.GetStatusResponse.server_time:type_name -> google.protobuf.Timestamp
-	1,  // 14: infractl.v1.GetStatusResponse.nodes:type_name -> infractl.v1.Node
-	22, // 15: infractl.v1.GetStatusResponse.findings:type_name -> infractl.v1.Finding
-	17, // 16: infractl.v1.GetStatusResponse.certificate_not_after:type_name -> google.protobuf.Timestamp
-	3,  // 17: infractl.v1.NodeService.ListNodes:input_type -> infractl.v1.ListNodesRequest
-	5,  // 18: infractl.v1.NodeService.GetNode:input_type -> infractl.v1.GetNodeRequest
-	7,  // 19: infractl.v1.NodeService.ApproveNode:input_type -> infractl.v1.ApproveNodeRequest
-	9,  // 20: infractl.v1.NodeService.ClearNode:input_type -> infractl.v1.ClearNodeRequest
-	11, // 21: infractl.v1.NodeService.RevokeNode:input_type -> infractl.v1.RevokeNodeRequest
-	13, // 22: infractl.v1.NodeService.ForgetNode:input_type -> infractl.v1.ForgetNodeRequest
-	15, // 23: infractl.v1.NodeService.GetStatus:input_type -> infractl.v1.GetStatusRequest
-	4,  // 24: infractl.v1.NodeService.ListNodes:output_type -> infractl.v1.ListNodesResponse
-	6,  // 25: infractl.v1.NodeService.GetNode:output_type -> infractl.v1.GetNodeResponse
-	8,  // 26: infractl.v1.NodeService.ApproveNode:output_type -> infractl.v1.ApproveNodeResponse
-	10, // 27: infractl.v1.NodeService.ClearNode:output_type -> infractl.v1.ClearNodeResponse
-	12, // 28: infractl.v1.NodeService.RevokeNode:output_type -> infractl.v1.RevokeNodeResponse
-	14, // 29: infractl.v1.NodeService.ForgetNode:output_type -> infractl.v1.ForgetNodeResponse
-	16, // 30: infractl.v1.NodeService.GetStatus:output_type -> infractl.v1.GetStatusResponse
-	24, // [24:31] is the sub-list for method output_type
-	17, // [17:24] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	22, // 1: infractl.v1.Node.last_seen:type_name -> google.protobuf.Timestamp
+	22, // 2: infractl.v1.Node.certificate_not_after:type_name -> google.protobuf.Timestamp
+	23, // 3: infractl.v1.Node.skew:type_name -> google.protobuf.Duration
+	24, // 4: infractl.v1.Node.host_state:type_name -> infractl.v1.HostState
+	25, // 5: infractl.v1.Node.facts:type_name -> infractl.v1.HostFacts
+	7,  // 6: infractl.v1.Node.known_bad:type_name -> infractl.v1.KnownBad
+	26, // 7: infractl.v1.Node.fingerprint:type_name -> infractl.v1.HostFingerprint
+	22, // 8: infractl.v1.Node.enrolled:type_name -> google.protobuf.Timestamp
+	27, // 9: infractl.v1.Node.containers:type_name -> infractl.v1.ContainersReport
+	4,  // 10: infractl.v1.GetUsageResponse.nodes:type_name -> infractl.v1.NodeUsage
+	28, // 11: infractl.v1.NodeUsage.usage:type_name -> infractl.v1.UsageResult
+	1,  // 12: infractl.v1.ResumeNodeResponse.node:type_name -> infractl.v1.Node
+	22, // 13: infractl.v1.KnownBad.time:type_name -> google.protobuf.Timestamp
+	1,  // 14: infractl.v1.ListNodesResponse.nodes:type_name -> infractl.v1.Node
+	1,  // 15: infractl.v1.GetNodeResponse.node:type_name -> infractl.v1.Node
+	1,  // 16: infractl.v1.ApproveNodeResponse.node:type_name -> infractl.v1.Node
+	22, // 17: infractl.v1.GetStatusResponse.server_time:type_name -> google.protobuf.Timestamp
+	1,  // 18: infractl.v1.GetStatusResponse.nodes:type_name -> infractl.v1.Node
+	29, // 19: infractl.v1.GetStatusResponse.findings:type_name -> infractl.v1.Finding
+	22, // 20: infractl.v1.GetStatusResponse.certificate_not_after:type_name -> google.protobuf.Timestamp
+	8,  // 21: infractl.v1.NodeService.ListNodes:input_type -> infractl.v1.ListNodesRequest
+	10, // 22: infractl.v1.NodeService.GetNode:input_type -> infractl.v1.GetNodeRequest
+	12, // 23: infractl.v1.NodeService.ApproveNode:input_type -> infractl.v1.ApproveNodeRequest
+	14, // 24: infractl.v1.NodeService.ClearNode:input_type -> infractl.v1.ClearNodeRequest
+	16, // 25: infractl.v1.NodeService.RevokeNode:input_type -> infractl.v1.RevokeNodeRequest
+	18, // 26: infractl.v1.NodeService.ForgetNode:input_type -> infractl.v1.ForgetNodeRequest
+	20, // 27: infractl.v1.NodeService.GetStatus:input_type -> infractl.v1.GetStatusRequest
+	2,  // 28: infractl.v1.NodeService.GetUsage:input_type -> infractl.v1.GetUsageRequest
+	5,  // 29: infractl.v1.NodeService.ResumeNode:input_type -> infractl.v1.ResumeNodeRequest
+	9,  // 30: infractl.v1.NodeService.ListNodes:output_type -> infractl.v1.ListNodesResponse
+	11, // 31: infractl.v1.NodeService.GetNode:output_type -> infractl.v1.GetNodeResponse
+	13, // 32: infractl.v1.NodeService.ApproveNode:output_type -> infractl.v1.ApproveNodeResponse
+	15, // 33: infractl.v1.NodeService.ClearNode:output_type -> infractl.v1.ClearNodeResponse
+	17, // 34: infractl.v1.NodeService.RevokeNode:output_type -> infractl.v1.RevokeNodeResponse
+	19, // 35: infractl.v1.NodeService.ForgetNode:output_type -> infractl.v1.ForgetNodeResponse
+	21, // 36: infractl.v1.NodeService.GetStatus:output_type -> infractl.v1.GetStatusResponse
+	3,  // 37: infractl.v1.NodeService.GetUsage:output_type -> infractl.v1.GetUsageResponse
+	6,  // 38: infractl.v1.NodeService.ResumeNode:output_type -> infractl.v1.ResumeNodeResponse
+	30, // [30:39] is the sub-list for method output_type
+	21, // [21:30] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_infractl_v1_node_proto_init() }
@@ -1276,13 +1576,14 @@ func file_infractl_v1_node_proto_init() {
 	file_infractl_v1_enrolment_proto_init()
 	file_infractl_v1_report_proto_init()
 	file_infractl_v1_site_proto_init()
+	file_infractl_v1_task_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_infractl_v1_node_proto_rawDesc), len(file_infractl_v1_node_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   16,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

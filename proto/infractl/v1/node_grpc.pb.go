@@ -26,6 +26,8 @@ const (
 	NodeService_RevokeNode_FullMethodName  = "/infractl.v1.NodeService/RevokeNode"
 	NodeService_ForgetNode_FullMethodName  = "/infractl.v1.NodeService/ForgetNode"
 	NodeService_GetStatus_FullMethodName   = "/infractl.v1.NodeService/GetStatus"
+	NodeService_GetUsage_FullMethodName    = "/infractl.v1.NodeService/GetUsage"
+	NodeService_ResumeNode_FullMethodName  = "/infractl.v1.NodeService/ResumeNode"
 )
 
 // NodeServiceClient is the client API for NodeService service.
@@ -48,6 +50,10 @@ type NodeServiceClient interface {
 	ForgetNode(ctx context.Context, in *ForgetNodeRequest, opts ...grpc.CallOption) (*ForgetNodeResponse, error)
 	// GetStatus is the whole picture for infractl status.
 	GetStatus(ctx context.Context, in *GetStatusRequest, opts ...grpc.CallOption) (*GetStatusResponse, error)
+	// GetUsage measures what hosts and containers use now.
+	GetUsage(ctx context.Context, in *GetUsageRequest, opts ...grpc.CallOption) (*GetUsageResponse, error)
+	// ResumeNode lets a node be managed again that was paused after a restore of the server.
+	ResumeNode(ctx context.Context, in *ResumeNodeRequest, opts ...grpc.CallOption) (*ResumeNodeResponse, error)
 }
 
 type nodeServiceClient struct {
@@ -128,6 +134,26 @@ func (c *nodeServiceClient) GetStatus(ctx context.Context, in *GetStatusRequest,
 	return out, nil
 }
 
+func (c *nodeServiceClient) GetUsage(ctx context.Context, in *GetUsageRequest, opts ...grpc.CallOption) (*GetUsageResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetUsageResponse)
+	err := c.cc.Invoke(ctx, NodeService_GetUsage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *nodeServiceClient) ResumeNode(ctx context.Context, in *ResumeNodeRequest, opts ...grpc.CallOption) (*ResumeNodeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ResumeNodeResponse)
+	err := c.cc.Invoke(ctx, NodeService_ResumeNode_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // NodeServiceServer is the server API for NodeService service.
 // All implementations must embed UnimplementedNodeServiceServer
 // for forward compatibility.
@@ -148,6 +174,10 @@ type NodeServiceServer interface {
 	ForgetNode(context.Context, *ForgetNodeRequest) (*ForgetNodeResponse, error)
 	// GetStatus is the whole picture for infractl status.
 	GetStatus(context.Context, *GetStatusRequest) (*GetStatusResponse, error)
+	// GetUsage measures what hosts and containers use now.
+	GetUsage(context.Context, *GetUsageRequest) (*GetUsageResponse, error)
+	// ResumeNode lets a node be managed again that was paused after a restore of the server.
+	ResumeNode(context.Context, *ResumeNodeRequest) (*ResumeNodeResponse, error)
 	mustEmbedUnimplementedNodeServiceServer()
 }
 
@@ -178,6 +208,12 @@ func (UnimplementedNodeServiceServer) ForgetNode(context.Context, *ForgetNodeReq
 }
 func (UnimplementedNodeServiceServer) GetStatus(context.Context, *GetStatusRequest) (*GetStatusResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetStatus not implemented")
+}
+func (UnimplementedNodeServiceServer) GetUsage(context.Context, *GetUsageRequest) (*GetUsageResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetUsage not implemented")
+}
+func (UnimplementedNodeServiceServer) ResumeNode(context.Context, *ResumeNodeRequest) (*ResumeNodeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ResumeNode not implemented")
 }
 func (UnimplementedNodeServiceServer) mustEmbedUnimplementedNodeServiceServer() {}
 func (UnimplementedNodeServiceServer) testEmbeddedByValue()                     {}
@@ -326,6 +362,42 @@ func _NodeService_GetStatus_Handler(srv interface{}, ctx context.Context, dec fu
 	return interceptor(ctx, in, info, handler)
 }
 
+func _NodeService_GetUsage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetUsageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).GetUsage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_GetUsage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).GetUsage(ctx, req.(*GetUsageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _NodeService_ResumeNode_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ResumeNodeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).ResumeNode(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_ResumeNode_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).ResumeNode(ctx, req.(*ResumeNodeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // NodeService_ServiceDesc is the grpc.ServiceDesc for NodeService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -360,6 +432,14 @@ var NodeService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetStatus",
 			Handler:    _NodeService_GetStatus_Handler,
+		},
+		{
+			MethodName: "GetUsage",
+			Handler:    _NodeService_GetUsage_Handler,
+		},
+		{
+			MethodName: "ResumeNode",
+			Handler:    _NodeService_ResumeNode_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

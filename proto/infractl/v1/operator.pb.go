@@ -9,6 +9,7 @@ package infractlv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -83,6 +84,611 @@ func (Role) EnumDescriptor() ([]byte, []int) {
 	return file_infractl_v1_operator_proto_rawDescGZIP(), []int{0}
 }
 
+// Operator is a person.
+type Operator struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name is the person's name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Role is what the person may do.
+	Role Role `protobuf:"varint,2,opt,name=role,proto3,enum=infractl.v1.Role" json:"role,omitempty"`
+	// Created is when the person was added.
+	Created *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=created,proto3" json:"created,omitempty"`
+	// CreatedBy is who did it.
+	CreatedBy string `protobuf:"bytes,4,opt,name=created_by,json=createdBy,proto3" json:"created_by,omitempty"`
+	// LastSeen is when the person last called.
+	LastSeen *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=last_seen,json=lastSeen,proto3" json:"last_seen,omitempty"`
+	// NotAfter is when the newest certificate ends; unset before the first login.
+	NotAfter *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
+	// CodeNotAfter is when the login code ends that nobody has used yet.
+	CodeNotAfter  *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=code_not_after,json=codeNotAfter,proto3" json:"code_not_after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Operator) Reset() {
+	*x = Operator{}
+	mi := &file_infractl_v1_operator_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Operator) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Operator) ProtoMessage() {}
+
+func (x *Operator) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_operator_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Operator.ProtoReflect.Descriptor instead.
+func (*Operator) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_operator_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *Operator) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Operator) GetRole() Role {
+	if x != nil {
+		return x.Role
+	}
+	return Role_ROLE_UNSPECIFIED
+}
+
+func (x *Operator) GetCreated() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Created
+	}
+	return nil
+}
+
+func (x *Operator) GetCreatedBy() string {
+	if x != nil {
+		return x.CreatedBy
+	}
+	return ""
+}
+
+func (x *Operator) GetLastSeen() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastSeen
+	}
+	return nil
+}
+
+func (x *Operator) GetNotAfter() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NotAfter
+	}
+	return nil
+}
+
+func (x *Operator) GetCodeNotAfter() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CodeNotAfter
+	}
+	return nil
+}
+
+// AddOperatorRequest names a person. An operator that exists gets a new login code, for a new machine.
+type AddOperatorRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name is small letters, digits, dots and hyphens, at most 31.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Role is what the person may do; unset for an operator that exists.
+	Role Role `protobuf:"varint,2,opt,name=role,proto3,enum=infractl.v1.Role" json:"role,omitempty"`
+	// Ttl is how long the code lives: 1 hour unless set, 24 hours at most.
+	Ttl           *durationpb.Duration `protobuf:"bytes,3,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddOperatorRequest) Reset() {
+	*x = AddOperatorRequest{}
+	mi := &file_infractl_v1_operator_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddOperatorRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddOperatorRequest) ProtoMessage() {}
+
+func (x *AddOperatorRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_operator_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddOperatorRequest.ProtoReflect.Descriptor instead.
+func (*AddOperatorRequest) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_operator_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *AddOperatorRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AddOperatorRequest) GetRole() Role {
+	if x != nil {
+		return x.Role
+	}
+	return Role_ROLE_UNSPECIFIED
+}
+
+func (x *AddOperatorRequest) GetTtl() *durationpb.Duration {
+	if x != nil {
+		return x.Ttl
+	}
+	return nil
+}
+
+// AddOperatorResponse is the operator and the code.
+type AddOperatorResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Operator is the operator.
+	Operator *Operator `protobuf:"bytes,1,opt,name=operator,proto3" json:"operator,omitempty"`
+	// Code is the text that the person gives to infractl login: addresses, fingerprint, site and secret.
+	Code          string `protobuf:"bytes,2,opt,name=code,proto3" json:"code,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddOperatorResponse) Reset() {
+	*x = AddOperatorResponse{}
+	mi := &file_infractl_v1_operator_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddOperatorResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddOperatorResponse) ProtoMessage() {}
+
+func (x *AddOperatorResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_operator_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddOperatorResponse.ProtoReflect.Descriptor instead.
+func (*AddOperatorResponse) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_operator_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *AddOperatorResponse) GetOperator() *Operator {
+	if x != nil {
+		return x.Operator
+	}
+	return nil
+}
+
+func (x *AddOperatorResponse) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+// ListOperatorsRequest asks for all operators.
+type ListOperatorsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListOperatorsRequest) Reset() {
+	*x = ListOperatorsRequest{}
+	mi := &file_infractl_v1_operator_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListOperatorsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListOperatorsRequest) ProtoMessage() {}
+
+func (x *ListOperatorsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_operator_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListOperatorsRequest.ProtoReflect.Descriptor instead.
+func (*ListOperatorsRequest) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_operator_proto_rawDescGZIP(), []int{3}
+}
+
+// ListOperatorsResponse are the operators.
+type ListOperatorsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Operators are sorted by name.
+	Operators     []*Operator `protobuf:"bytes,1,rep,name=operators,proto3" json:"operators,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListOperatorsResponse) Reset() {
+	*x = ListOperatorsResponse{}
+	mi := &file_infractl_v1_operator_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListOperatorsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListOperatorsResponse) ProtoMessage() {}
+
+func (x *ListOperatorsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_operator_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListOperatorsResponse.ProtoReflect.Descriptor instead.
+func (*ListOperatorsResponse) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_operator_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ListOperatorsResponse) GetOperators() []*Operator {
+	if x != nil {
+		return x.Operators
+	}
+	return nil
+}
+
+// RemoveOperatorRequest names an operator.
+type RemoveOperatorRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name is the operator's name.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveOperatorRequest) Reset() {
+	*x = RemoveOperatorRequest{}
+	mi := &file_infractl_v1_operator_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveOperatorRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveOperatorRequest) ProtoMessage() {}
+
+func (x *RemoveOperatorRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_operator_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveOperatorRequest.ProtoReflect.Descriptor instead.
+func (*RemoveOperatorRequest) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_operator_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *RemoveOperatorRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// RemoveOperatorResponse is empty.
+type RemoveOperatorResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveOperatorResponse) Reset() {
+	*x = RemoveOperatorResponse{}
+	mi := &file_infractl_v1_operator_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveOperatorResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveOperatorResponse) ProtoMessage() {}
+
+func (x *RemoveOperatorResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_operator_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveOperatorResponse.ProtoReflect.Descriptor instead.
+func (*RemoveOperatorResponse) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_operator_proto_rawDescGZIP(), []int{6}
+}
+
+// SetOperatorRoleRequest names an operator.
+type SetOperatorRoleRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name is the operator's name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Role is what the person may do from now on.
+	Role          Role `protobuf:"varint,2,opt,name=role,proto3,enum=infractl.v1.Role" json:"role,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetOperatorRoleRequest) Reset() {
+	*x = SetOperatorRoleRequest{}
+	mi := &file_infractl_v1_operator_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetOperatorRoleRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetOperatorRoleRequest) ProtoMessage() {}
+
+func (x *SetOperatorRoleRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_operator_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetOperatorRoleRequest.ProtoReflect.Descriptor instead.
+func (*SetOperatorRoleRequest) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_operator_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *SetOperatorRoleRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SetOperatorRoleRequest) GetRole() Role {
+	if x != nil {
+		return x.Role
+	}
+	return Role_ROLE_UNSPECIFIED
+}
+
+// SetOperatorRoleResponse is the operator.
+type SetOperatorRoleResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Operator is the operator.
+	Operator      *Operator `protobuf:"bytes,1,opt,name=operator,proto3" json:"operator,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetOperatorRoleResponse) Reset() {
+	*x = SetOperatorRoleResponse{}
+	mi := &file_infractl_v1_operator_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetOperatorRoleResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetOperatorRoleResponse) ProtoMessage() {}
+
+func (x *SetOperatorRoleResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_operator_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetOperatorRoleResponse.ProtoReflect.Descriptor instead.
+func (*SetOperatorRoleResponse) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_operator_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *SetOperatorRoleResponse) GetOperator() *Operator {
+	if x != nil {
+		return x.Operator
+	}
+	return nil
+}
+
+// SignSshKeyRequest asks for an SSH certificate.
+type SignSshKeyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// PublicKey is in authorized_keys form; its private half never leaves the caller's machine.
+	PublicKey string `protobuf:"bytes,1,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	// Principal is the one account that it is good for; one of ssh.users.
+	Principal string `protobuf:"bytes,2,opt,name=principal,proto3" json:"principal,omitempty"`
+	// Node is the host that the caller goes to, for the audit log.
+	Node          string `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignSshKeyRequest) Reset() {
+	*x = SignSshKeyRequest{}
+	mi := &file_infractl_v1_operator_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignSshKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignSshKeyRequest) ProtoMessage() {}
+
+func (x *SignSshKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_operator_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignSshKeyRequest.ProtoReflect.Descriptor instead.
+func (*SignSshKeyRequest) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_operator_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *SignSshKeyRequest) GetPublicKey() string {
+	if x != nil {
+		return x.PublicKey
+	}
+	return ""
+}
+
+func (x *SignSshKeyRequest) GetPrincipal() string {
+	if x != nil {
+		return x.Principal
+	}
+	return ""
+}
+
+func (x *SignSshKeyRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+// SignSshKeyResponse is the certificate.
+type SignSshKeyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Certificate is in authorized_keys form.
+	Certificate string `protobuf:"bytes,1,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	// NotAfter is when it ends.
+	NotAfter      *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignSshKeyResponse) Reset() {
+	*x = SignSshKeyResponse{}
+	mi := &file_infractl_v1_operator_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignSshKeyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignSshKeyResponse) ProtoMessage() {}
+
+func (x *SignSshKeyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_operator_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignSshKeyResponse.ProtoReflect.Descriptor instead.
+func (*SignSshKeyResponse) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_operator_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *SignSshKeyResponse) GetCertificate() string {
+	if x != nil {
+		return x.Certificate
+	}
+	return ""
+}
+
+func (x *SignSshKeyResponse) GetNotAfter() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NotAfter
+	}
+	return nil
+}
+
 // LoginRequest is a code and a key.
 type LoginRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -98,7 +704,7 @@ type LoginRequest struct {
 
 func (x *LoginRequest) Reset() {
 	*x = LoginRequest{}
-	mi := &file_infractl_v1_operator_proto_msgTypes[0]
+	mi := &file_infractl_v1_operator_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -110,7 +716,7 @@ func (x *LoginRequest) String() string {
 func (*LoginRequest) ProtoMessage() {}
 
 func (x *LoginRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_operator_proto_msgTypes[0]
+	mi := &file_infractl_v1_operator_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -123,7 +729,7 @@ func (x *LoginRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoginRequest.ProtoReflect.Descriptor instead.
 func (*LoginRequest) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_operator_proto_rawDescGZIP(), []int{0}
+	return file_infractl_v1_operator_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *LoginRequest) GetCode() string {
@@ -158,7 +764,7 @@ type LoginResponse struct {
 
 func (x *LoginResponse) Reset() {
 	*x = LoginResponse{}
-	mi := &file_infractl_v1_operator_proto_msgTypes[1]
+	mi := &file_infractl_v1_operator_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -170,7 +776,7 @@ func (x *LoginResponse) String() string {
 func (*LoginResponse) ProtoMessage() {}
 
 func (x *LoginResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_operator_proto_msgTypes[1]
+	mi := &file_infractl_v1_operator_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -183,7 +789,7 @@ func (x *LoginResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoginResponse.ProtoReflect.Descriptor instead.
 func (*LoginResponse) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_operator_proto_rawDescGZIP(), []int{1}
+	return file_infractl_v1_operator_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *LoginResponse) GetIdentity() *OperatorIdentity {
@@ -216,7 +822,7 @@ type OperatorIdentity struct {
 
 func (x *OperatorIdentity) Reset() {
 	*x = OperatorIdentity{}
-	mi := &file_infractl_v1_operator_proto_msgTypes[2]
+	mi := &file_infractl_v1_operator_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -228,7 +834,7 @@ func (x *OperatorIdentity) String() string {
 func (*OperatorIdentity) ProtoMessage() {}
 
 func (x *OperatorIdentity) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_operator_proto_msgTypes[2]
+	mi := &file_infractl_v1_operator_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -241,7 +847,7 @@ func (x *OperatorIdentity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorIdentity.ProtoReflect.Descriptor instead.
 func (*OperatorIdentity) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_operator_proto_rawDescGZIP(), []int{2}
+	return file_infractl_v1_operator_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *OperatorIdentity) GetSite() string {
@@ -302,7 +908,7 @@ type GetIdentityRequest struct {
 
 func (x *GetIdentityRequest) Reset() {
 	*x = GetIdentityRequest{}
-	mi := &file_infractl_v1_operator_proto_msgTypes[3]
+	mi := &file_infractl_v1_operator_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -314,7 +920,7 @@ func (x *GetIdentityRequest) String() string {
 func (*GetIdentityRequest) ProtoMessage() {}
 
 func (x *GetIdentityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_operator_proto_msgTypes[3]
+	mi := &file_infractl_v1_operator_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -327,7 +933,7 @@ func (x *GetIdentityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetIdentityRequest.ProtoReflect.Descriptor instead.
 func (*GetIdentityRequest) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_operator_proto_rawDescGZIP(), []int{3}
+	return file_infractl_v1_operator_proto_rawDescGZIP(), []int{14}
 }
 
 // GetIdentityResponse says who the caller is.
@@ -349,7 +955,7 @@ type GetIdentityResponse struct {
 
 func (x *GetIdentityResponse) Reset() {
 	*x = GetIdentityResponse{}
-	mi := &file_infractl_v1_operator_proto_msgTypes[4]
+	mi := &file_infractl_v1_operator_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -361,7 +967,7 @@ func (x *GetIdentityResponse) String() string {
 func (*GetIdentityResponse) ProtoMessage() {}
 
 func (x *GetIdentityResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_operator_proto_msgTypes[4]
+	mi := &file_infractl_v1_operator_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -374,7 +980,7 @@ func (x *GetIdentityResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetIdentityResponse.ProtoReflect.Descriptor instead.
 func (*GetIdentityResponse) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_operator_proto_rawDescGZIP(), []int{4}
+	return file_infractl_v1_operator_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GetIdentityResponse) GetSite() string {
@@ -423,7 +1029,7 @@ type RenewOperatorRequest struct {
 
 func (x *RenewOperatorRequest) Reset() {
 	*x = RenewOperatorRequest{}
-	mi := &file_infractl_v1_operator_proto_msgTypes[5]
+	mi := &file_infractl_v1_operator_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -435,7 +1041,7 @@ func (x *RenewOperatorRequest) String() string {
 func (*RenewOperatorRequest) ProtoMessage() {}
 
 func (x *RenewOperatorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_operator_proto_msgTypes[5]
+	mi := &file_infractl_v1_operator_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -448,7 +1054,7 @@ func (x *RenewOperatorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewOperatorRequest.ProtoReflect.Descriptor instead.
 func (*RenewOperatorRequest) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_operator_proto_rawDescGZIP(), []int{5}
+	return file_infractl_v1_operator_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RenewOperatorRequest) GetCsr() []byte {
@@ -469,7 +1075,7 @@ type RenewOperatorResponse struct {
 
 func (x *RenewOperatorResponse) Reset() {
 	*x = RenewOperatorResponse{}
-	mi := &file_infractl_v1_operator_proto_msgTypes[6]
+	mi := &file_infractl_v1_operator_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -481,7 +1087,7 @@ func (x *RenewOperatorResponse) String() string {
 func (*RenewOperatorResponse) ProtoMessage() {}
 
 func (x *RenewOperatorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_operator_proto_msgTypes[6]
+	mi := &file_infractl_v1_operator_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -494,7 +1100,7 @@ func (x *RenewOperatorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewOperatorResponse.ProtoReflect.Descriptor instead.
 func (*RenewOperatorResponse) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_operator_proto_rawDescGZIP(), []int{6}
+	return file_infractl_v1_operator_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RenewOperatorResponse) GetIdentity() *OperatorIdentity {
@@ -508,7 +1114,42 @@ var File_infractl_v1_operator_proto protoreflect.FileDescriptor
 
 const file_infractl_v1_operator_proto_rawDesc = "" +
 	"\n" +
-	"\x1ainfractl/v1/operator.proto\x12\vinfractl.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"H\n" +
+	"\x1ainfractl/v1/operator.proto\x12\vinfractl.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xce\x02\n" +
+	"\bOperator\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12%\n" +
+	"\x04role\x18\x02 \x01(\x0e2\x11.infractl.v1.RoleR\x04role\x124\n" +
+	"\acreated\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x12\x1d\n" +
+	"\n" +
+	"created_by\x18\x04 \x01(\tR\tcreatedBy\x127\n" +
+	"\tlast_seen\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\blastSeen\x127\n" +
+	"\tnot_after\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\x12@\n" +
+	"\x0ecode_not_after\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\fcodeNotAfter\"|\n" +
+	"\x12AddOperatorRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12%\n" +
+	"\x04role\x18\x02 \x01(\x0e2\x11.infractl.v1.RoleR\x04role\x12+\n" +
+	"\x03ttl\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\"\\\n" +
+	"\x13AddOperatorResponse\x121\n" +
+	"\boperator\x18\x01 \x01(\v2\x15.infractl.v1.OperatorR\boperator\x12\x12\n" +
+	"\x04code\x18\x02 \x01(\tR\x04code\"\x16\n" +
+	"\x14ListOperatorsRequest\"L\n" +
+	"\x15ListOperatorsResponse\x123\n" +
+	"\toperators\x18\x01 \x03(\v2\x15.infractl.v1.OperatorR\toperators\"+\n" +
+	"\x15RemoveOperatorRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\x18\n" +
+	"\x16RemoveOperatorResponse\"S\n" +
+	"\x16SetOperatorRoleRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12%\n" +
+	"\x04role\x18\x02 \x01(\x0e2\x11.infractl.v1.RoleR\x04role\"L\n" +
+	"\x17SetOperatorRoleResponse\x121\n" +
+	"\boperator\x18\x01 \x01(\v2\x15.infractl.v1.OperatorR\boperator\"d\n" +
+	"\x11SignSshKeyRequest\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x01 \x01(\tR\tpublicKey\x12\x1c\n" +
+	"\tprincipal\x18\x02 \x01(\tR\tprincipal\x12\x12\n" +
+	"\x04node\x18\x03 \x01(\tR\x04node\"o\n" +
+	"\x12SignSshKeyResponse\x12 \n" +
+	"\vcertificate\x18\x01 \x01(\tR\vcertificate\x127\n" +
+	"\tnot_after\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\"H\n" +
 	"\fLoginRequest\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
@@ -540,11 +1181,17 @@ const file_infractl_v1_operator_proto_rawDesc = "" +
 	"\fROLE_AUDITOR\x10\x02\x12\x11\n" +
 	"\rROLE_OPERATOR\x10\x03\x12\x0e\n" +
 	"\n" +
-	"ROLE_ADMIN\x10\x042\xfb\x01\n" +
+	"ROLE_ADMIN\x10\x042\xad\x05\n" +
 	"\x0fOperatorService\x12>\n" +
 	"\x05Login\x12\x19.infractl.v1.LoginRequest\x1a\x1a.infractl.v1.LoginResponse\x12P\n" +
 	"\vGetIdentity\x12\x1f.infractl.v1.GetIdentityRequest\x1a .infractl.v1.GetIdentityResponse\x12V\n" +
-	"\rRenewOperator\x12!.infractl.v1.RenewOperatorRequest\x1a\".infractl.v1.RenewOperatorResponseB;Z9github.com/infractl/infractl/proto/infractl/v1;infractlv1b\x06proto3"
+	"\rRenewOperator\x12!.infractl.v1.RenewOperatorRequest\x1a\".infractl.v1.RenewOperatorResponse\x12P\n" +
+	"\vAddOperator\x12\x1f.infractl.v1.AddOperatorRequest\x1a .infractl.v1.AddOperatorResponse\x12V\n" +
+	"\rListOperators\x12!.infractl.v1.ListOperatorsRequest\x1a\".infractl.v1.ListOperatorsResponse\x12Y\n" +
+	"\x0eRemoveOperator\x12\".infractl.v1.RemoveOperatorRequest\x1a#.infractl.v1.RemoveOperatorResponse\x12\\\n" +
+	"\x0fSetOperatorRole\x12#.infractl.v1.SetOperatorRoleRequest\x1a$.infractl.v1.SetOperatorRoleResponse\x12M\n" +
+	"\n" +
+	"SignSshKey\x12\x1e.infractl.v1.SignSshKeyRequest\x1a\x1f.infractl.v1.SignSshKeyResponseB;Z9github.com/infractl/infractl/proto/infractl/v1;infractlv1b\x06proto3"
 
 var (
 	file_infractl_v1_operator_proto_rawDescOnce sync.Once
@@ -559,36 +1206,70 @@ func file_infractl_v1_operator_proto_rawDescGZIP() []byte {
 }
 
 var file_infractl_v1_operator_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_infractl_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_infractl_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_infractl_v1_operator_proto_goTypes = []any{
-	(Role)(0),                     // 0: infractl.v1.Role
-	(*LoginRequest)(nil),          // 1: infractl.v1.LoginRequest
-	(*LoginResponse)(nil),         // 2: infractl.v1.LoginResponse
-	(*OperatorIdentity)(nil),      // 3: infractl.v1.OperatorIdentity
-	(*GetIdentityRequest)(nil),    // 4: infractl.v1.GetIdentityRequest
-	(*GetIdentityResponse)(nil),   // 5: infractl.v1.GetIdentityResponse
-	(*RenewOperatorRequest)(nil),  // 6: infractl.v1.RenewOperatorRequest
-	(*RenewOperatorResponse)(nil), // 7: infractl.v1.RenewOperatorResponse
-	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
+	(Role)(0),                       // 0: infractl.v1.Role
+	(*Operator)(nil),                // 1: infractl.v1.Operator
+	(*AddOperatorRequest)(nil),      // 2: infractl.v1.AddOperatorRequest
+	(*AddOperatorResponse)(nil),     // 3: infractl.v1.AddOperatorResponse
+	(*ListOperatorsRequest)(nil),    // 4: infractl.v1.ListOperatorsRequest
+	(*ListOperatorsResponse)(nil),   // 5: infractl.v1.ListOperatorsResponse
+	(*RemoveOperatorRequest)(nil),   // 6: infractl.v1.RemoveOperatorRequest
+	(*RemoveOperatorResponse)(nil),  // 7: infractl.v1.RemoveOperatorResponse
+	(*SetOperatorRoleRequest)(nil),  // 8: infractl.v1.SetOperatorRoleRequest
+	(*SetOperatorRoleResponse)(nil), // 9: infractl.v1.SetOperatorRoleResponse
+	(*SignSshKeyRequest)(nil),       // 10: infractl.v1.SignSshKeyRequest
+	(*SignSshKeyResponse)(nil),      // 11: infractl.v1.SignSshKeyResponse
+	(*LoginRequest)(nil),            // 12: infractl.v1.LoginRequest
+	(*LoginResponse)(nil),           // 13: infractl.v1.LoginResponse
+	(*OperatorIdentity)(nil),        // 14: infractl.v1.OperatorIdentity
+	(*GetIdentityRequest)(nil),      // 15: infractl.v1.GetIdentityRequest
+	(*GetIdentityResponse)(nil),     // 16: infractl.v1.GetIdentityResponse
+	(*RenewOperatorRequest)(nil),    // 17: infractl.v1.RenewOperatorRequest
+	(*RenewOperatorResponse)(nil),   // 18: infractl.v1.RenewOperatorResponse
+	(*timestamppb.Timestamp)(nil),   // 19: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),     // 20: google.protobuf.Duration
 }
 var file_infractl_v1_operator_proto_depIdxs = []int32{
-	3, // 0: infractl.v1.LoginResponse.identity:type_name -> infractl.v1.OperatorIdentity
-	0, // 1: infractl.v1.OperatorIdentity.role:type_name -> infractl.v1.Role
-	8, // 2: infractl.v1.OperatorIdentity.not_after:type_name -> google.protobuf.Timestamp
-	0, // 3: infractl.v1.GetIdentityResponse.role:type_name -> infractl.v1.Role
-	8, // 4: infractl.v1.GetIdentityResponse.not_after:type_name -> google.protobuf.Timestamp
-	3, // 5: infractl.v1.RenewOperatorResponse.identity:type_name -> infractl.v1.OperatorIdentity
-	1, // 6: infractl.v1.OperatorService.Login:input_type -> infractl.v1.LoginRequest
-	4, // 7: infractl.v1.OperatorService.GetIdentity:input_type -> infractl.v1.GetIdentityRequest
-	6, // 8: infractl.v1.OperatorService.RenewOperator:input_type -> infractl.v1.RenewOperatorRequest
-	2, // 9: infractl.v1.OperatorService.Login:output_type -> infractl.v1.LoginResponse
-	5, // 10: infractl.v1.OperatorService.GetIdentity:output_type -> infractl.v1.GetIdentityResponse
-	7, // 11: infractl.v1.OperatorService.RenewOperator:output_type -> infractl.v1.RenewOperatorResponse
-	9, // [9:12] is the sub-list for method output_type
-	6, // [6:9] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	0,  // 0: infractl.v1.Operator.role:type_name -> infractl.v1.Role
+	19, // 1: infractl.v1.Operator.created:type_name -> google.protobuf.Timestamp
+	19, // 2: infractl.v1.Operator.last_seen:type_name -> google.protobuf.Timestamp
+	19, // 3: infractl.v1.Operator.not_after:type_name -> google.protobuf.Timestamp
+	19, // 4: infractl.v1.Operator.code_not_after:type_name -> google.protobuf.Timestamp
+	0,  // 5: infractl.v1.AddOperatorRequest.role:type_name -> infractl.v1.Role
+	20, // 6: infractl.v1.AddOperatorRequest.ttl:type_name -> google.protobuf.Duration
+	1,  // 7: infractl.v1.AddOperatorResponse.operator:type_name -> infractl.v1.Operator
+	1,  // 8: infractl.v1.ListOperatorsResponse.operators:type_name -> infractl.v1.Operator
+	0,  // 9: infractl.v1.SetOperatorRoleRequest.role:type_name -> infractl.v1.Role
+	1,  // 10: infractl.v1.SetOperatorRoleResponse.operator:type_name -> infractl.v1.Operator
+	19, // 11: infractl.v1.SignSshKeyResponse.not_after:type_name -> google.protobuf.Timestamp
+	14, // 12: infractl.v1.LoginResponse.identity:type_name -> infractl.v1.OperatorIdentity
+	0,  // 13: infractl.v1.OperatorIdentity.role:type_name -> infractl.v1.Role
+	19, // 14: infractl.v1.OperatorIdentity.not_after:type_name -> google.protobuf.Timestamp
+	0,  // 15: infractl.v1.GetIdentityResponse.role:type_name -> infractl.v1.Role
+	19, // 16: infractl.v1.GetIdentityResponse.not_after:type_name -> google.protobuf.Timestamp
+	14, // 17: infractl.v1.RenewOperatorResponse.identity:type_name -> infractl.v1.OperatorIdentity
+	12, // 18: infractl.v1.OperatorService.Login:input_type -> infractl.v1.LoginRequest
+	15, // 19: infractl.v1.OperatorService.GetIdentity:input_type -> infractl.v1.GetIdentityRequest
+	17, // 20: infractl.v1.OperatorService.RenewOperator:input_type -> infractl.v1.RenewOperatorRequest
+	2,  // 21: infractl.v1.OperatorService.AddOperator:input_type -> infractl.v1.AddOperatorRequest
+	4,  // 22: infractl.v1.OperatorService.ListOperators:input_type -> infractl.v1.ListOperatorsRequest
+	6,  // 23: infractl.v1.OperatorService.RemoveOperator:input_type -> infractl.v1.RemoveOperatorRequest
+	8,  // 24: infractl.v1.OperatorService.SetOperatorRole:input_type -> infractl.v1.SetOperatorRoleRequest
+	10, // 25: infractl.v1.OperatorService.SignSshKey:input_type -> infractl.v1.SignSshKeyRequest
+	13, // 26: infractl.v1.OperatorService.Login:output_type -> infractl.v1.LoginResponse
+	16, // 27: infractl.v1.OperatorService.GetIdentity:output_type -> infractl.v1.GetIdentityResponse
+	18, // 28: infractl.v1.OperatorService.RenewOperator:output_type -> infractl.v1.RenewOperatorResponse
+	3,  // 29: infractl.v1.OperatorService.AddOperator:output_type -> infractl.v1.AddOperatorResponse
+	5,  // 30: infractl.v1.OperatorService.ListOperators:output_type -> infractl.v1.ListOperatorsResponse
+	7,  // 31: infractl.v1.OperatorService.RemoveOperator:output_type -> infractl.v1.RemoveOperatorResponse
+	9,  // 32: infractl.v1.OperatorService.SetOperatorRole:output_type -> infractl.v1.SetOperatorRoleResponse
+	11, // 33: infractl.v1.OperatorService.SignSshKey:output_type -> infractl.v1.SignSshKeyResponse
+	26, // [26:34] is the sub-list for method output_type
+	18, // [18:26] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_infractl_v1_operator_proto_init() }
@@ -602,7 +1283,7 @@ func file_infractl_v1_operator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_infractl_v1_operator_proto_rawDesc), len(file_infractl_v1_operator_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   7,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,9 +19,14 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	OperatorService_Login_FullMethodName         = "/infractl.v1.OperatorService/Login"
-	OperatorService_GetIdentity_FullMethodName   = "/infractl.v1.OperatorService/GetIdentity"
-	OperatorService_RenewOperator_FullMethodName = "/infractl.v1.OperatorService/RenewOperator"
+	OperatorService_Login_FullMethodName           = "/infractl.v1.OperatorService/Login"
+	OperatorService_GetIdentity_FullMethodName     = "/infractl.v1.OperatorService/GetIdentity"
+	OperatorService_RenewOperator_FullMethodName   = "/infractl.v1.OperatorService/RenewOperator"
+	OperatorService_AddOperator_FullMethodName     = "/infractl.v1.OperatorService/AddOperator"
+	OperatorService_ListOperators_FullMethodName   = "/infractl.v1.OperatorService/ListOperators"
+	OperatorService_RemoveOperator_FullMethodName  = "/infractl.v1.OperatorService/RemoveOperator"
+	OperatorService_SetOperatorRole_FullMethodName = "/infractl.v1.OperatorService/SetOperatorRole"
+	OperatorService_SignSshKey_FullMethodName      = "/infractl.v1.OperatorService/SignSshKey"
 )
 
 // OperatorServiceClient is the client API for OperatorService service.
@@ -36,6 +41,16 @@ type OperatorServiceClient interface {
 	GetIdentity(ctx context.Context, in *GetIdentityRequest, opts ...grpc.CallOption) (*GetIdentityResponse, error)
 	// RenewOperator gives a new certificate for the same name, role and key before the old one ends.
 	RenewOperator(ctx context.Context, in *RenewOperatorRequest, opts ...grpc.CallOption) (*RenewOperatorResponse, error)
+	// AddOperator makes an operator and a one-use login code, which is shown this once.
+	AddOperator(ctx context.Context, in *AddOperatorRequest, opts ...grpc.CallOption) (*AddOperatorResponse, error)
+	// ListOperators lists operators.
+	ListOperators(ctx context.Context, in *ListOperatorsRequest, opts ...grpc.CallOption) (*ListOperatorsResponse, error)
+	// RemoveOperator withdraws an operator's identity; its streams are cut at once.
+	RemoveOperator(ctx context.Context, in *RemoveOperatorRequest, opts ...grpc.CallOption) (*RemoveOperatorResponse, error)
+	// SetOperatorRole changes what an operator may do, from the next call on.
+	SetOperatorRole(ctx context.Context, in *SetOperatorRoleRequest, opts ...grpc.CallOption) (*SetOperatorRoleResponse, error)
+	// SignSshKey gives a certificate of some minutes with which the caller logs in as one account.
+	SignSshKey(ctx context.Context, in *SignSshKeyRequest, opts ...grpc.CallOption) (*SignSshKeyResponse, error)
 }
 
 type operatorServiceClient struct {
@@ -76,6 +91,56 @@ func (c *operatorServiceClient) RenewOperator(ctx context.Context, in *RenewOper
 	return out, nil
 }
 
+func (c *operatorServiceClient) AddOperator(ctx context.Context, in *AddOperatorRequest, opts ...grpc.CallOption) (*AddOperatorResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AddOperatorResponse)
+	err := c.cc.Invoke(ctx, OperatorService_AddOperator_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorServiceClient) ListOperators(ctx context.Context, in *ListOperatorsRequest, opts ...grpc.CallOption) (*ListOperatorsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListOperatorsResponse)
+	err := c.cc.Invoke(ctx, OperatorService_ListOperators_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorServiceClient) RemoveOperator(ctx context.Context, in *RemoveOperatorRequest, opts ...grpc.CallOption) (*RemoveOperatorResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RemoveOperatorResponse)
+	err := c.cc.Invoke(ctx, OperatorService_RemoveOperator_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorServiceClient) SetOperatorRole(ctx context.Context, in *SetOperatorRoleRequest, opts ...grpc.CallOption) (*SetOperatorRoleResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetOperatorRoleResponse)
+	err := c.cc.Invoke(ctx, OperatorService_SetOperatorRole_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *operatorServiceClient) SignSshKey(ctx context.Context, in *SignSshKeyRequest, opts ...grpc.CallOption) (*SignSshKeyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SignSshKeyResponse)
+	err := c.cc.Invoke(ctx, OperatorService_SignSshKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // OperatorServiceServer is the server API for OperatorService service.
 // All implementations must embed UnimplementedOperatorServiceServer
 // for forward compatibility.
@@ -88,6 +153,16 @@ type OperatorServiceServer interface {
 	GetIdentity(context.Context, *GetIdentityRequest) (*GetIdentityResponse, error)
 	// RenewOperator gives a new certificate for the same name, role and key before the old one ends.
 	RenewOperator(context.Context, *RenewOperatorRequest) (*RenewOperatorResponse, error)
+	// AddOperator makes an operator and a one-use login code, which is shown this once.
+	AddOperator(context.Context, *AddOperatorRequest) (*AddOperatorResponse, error)
+	// ListOperators lists operators.
+	ListOperators(context.Context, *ListOperatorsRequest) (*ListOperatorsResponse, error)
+	// RemoveOperator withdraws an operator's identity; its streams are cut at once.
+	RemoveOperator(context.Context, *RemoveOperatorRequest) (*RemoveOperatorResponse, error)
+	// SetOperatorRole changes what an operator may do, from the next call on.
+	SetOperatorRole(context.Context, *SetOperatorRoleRequest) (*SetOperatorRoleResponse, error)
+	// SignSshKey gives a certificate of some minutes with which the caller logs in as one account.
+	SignSshKey(context.Context, *SignSshKeyRequest) (*SignSshKeyResponse, error)
 	mustEmbedUnimplementedOperatorServiceServer()
 }
 
@@ -106,6 +181,21 @@ func (UnimplementedOperatorServiceServer) GetIdentity(context.Context, *GetIdent
 }
 func (UnimplementedOperatorServiceServer) RenewOperator(context.Context, *RenewOperatorRequest) (*RenewOperatorResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RenewOperator not implemented")
+}
+func (UnimplementedOperatorServiceServer) AddOperator(context.Context, *AddOperatorRequest) (*AddOperatorResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method AddOperator not implemented")
+}
+func (UnimplementedOperatorServiceServer) ListOperators(context.Context, *ListOperatorsRequest) (*ListOperatorsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListOperators not implemented")
+}
+func (UnimplementedOperatorServiceServer) RemoveOperator(context.Context, *RemoveOperatorRequest) (*RemoveOperatorResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemoveOperator not implemented")
+}
+func (UnimplementedOperatorServiceServer) SetOperatorRole(context.Context, *SetOperatorRoleRequest) (*SetOperatorRoleResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetOperatorRole not implemented")
+}
+func (UnimplementedOperatorServiceServer) SignSshKey(context.Context, *SignSshKeyRequest) (*SignSshKeyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SignSshKey not implemented")
 }
 func (UnimplementedOperatorServiceServer) mustEmbedUnimplementedOperatorServiceServer() {}
 func (UnimplementedOperatorServiceServer) testEmbeddedByValue()                         {}
@@ -182,6 +272,96 @@ func _OperatorService_RenewOperator_Handler(srv interface{}, ctx context.Context
 	return interceptor(ctx, in, info, handler)
 }
 
+func _OperatorService_AddOperator_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AddOperatorRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServiceServer).AddOperator(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OperatorService_AddOperator_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServiceServer).AddOperator(ctx, req.(*AddOperatorRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _OperatorService_ListOperators_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListOperatorsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServiceServer).ListOperators(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OperatorService_ListOperators_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServiceServer).ListOperators(ctx, req.(*ListOperatorsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _OperatorService_RemoveOperator_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemoveOperatorRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServiceServer).RemoveOperator(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OperatorService_RemoveOperator_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServiceServer).RemoveOperator(ctx, req.(*RemoveOperatorRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _OperatorService_SetOperatorRole_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetOperatorRoleRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServiceServer).SetOperatorRole(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OperatorService_SetOperatorRole_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServiceServer).SetOperatorRole(ctx, req.(*SetOperatorRoleRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _OperatorService_SignSshKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SignSshKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(OperatorServiceServer).SignSshKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: OperatorService_SignSshKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(OperatorServiceServer).SignSshKey(ctx, req.(*SignSshKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // OperatorService_ServiceDesc is the grpc.ServiceDesc for OperatorService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -200,6 +380,26 @@ var OperatorService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RenewOperator",
 			Handler:    _OperatorService_RenewOperator_Handler,
+		},
+		{
+			MethodName: "AddOperator",
+			Handler:    _OperatorService_AddOperator_Handler,
+		},
+		{
+			MethodName: "ListOperators",
+			Handler:    _OperatorService_ListOperators_Handler,
+		},
+		{
+			MethodName: "RemoveOperator",
+			Handler:    _OperatorService_RemoveOperator_Handler,
+		},
+		{
+			MethodName: "SetOperatorRole",
+			Handler:    _OperatorService_SetOperatorRole_Handler,
+		},
+		{
+			MethodName: "SignSshKey",
+			Handler:    _OperatorService_SignSshKey_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -148,7 +148,9 @@ type Report struct {
 	// Facts are what the host is.
 	Facts *HostFacts `protobuf:"bytes,2,opt,name=facts,proto3" json:"facts,omitempty"`
 	// State is how far the host is with what is wanted.
-	State         *HostState `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
+	State *HostState `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
+	// Containers are the containers of the host's stacks.
+	Containers    *ContainersReport `protobuf:"bytes,4,opt,name=containers,proto3" json:"containers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -204,6 +206,241 @@ func (x *Report) GetState() *HostState {
 	return nil
 }
 
+func (x *Report) GetContainers() *ContainersReport {
+	if x != nil {
+		return x.Containers
+	}
+	return nil
+}
+
+// ContainersReport are the containers of a host's stacks.
+type ContainersReport struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Stacks are sorted by name.
+	Stacks        []*StackState `protobuf:"bytes,1,rep,name=stacks,proto3" json:"stacks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ContainersReport) Reset() {
+	*x = ContainersReport{}
+	mi := &file_infractl_v1_report_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ContainersReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ContainersReport) ProtoMessage() {}
+
+func (x *ContainersReport) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_report_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ContainersReport.ProtoReflect.Descriptor instead.
+func (*ContainersReport) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_report_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ContainersReport) GetStacks() []*StackState {
+	if x != nil {
+		return x.Stacks
+	}
+	return nil
+}
+
+// StackState is how a stack is.
+type StackState struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name is the stack's name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Services are its services' containers, sorted by name.
+	Services []*ServiceState `protobuf:"bytes,2,rep,name=services,proto3" json:"services,omitempty"`
+	// Problem says what is wrong with it as a whole; empty when it is well.
+	Problem       string `protobuf:"bytes,3,opt,name=problem,proto3" json:"problem,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StackState) Reset() {
+	*x = StackState{}
+	mi := &file_infractl_v1_report_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StackState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StackState) ProtoMessage() {}
+
+func (x *StackState) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_report_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StackState.ProtoReflect.Descriptor instead.
+func (*StackState) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_report_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *StackState) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *StackState) GetServices() []*ServiceState {
+	if x != nil {
+		return x.Services
+	}
+	return nil
+}
+
+func (x *StackState) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+// ServiceState is how a service's container is.
+type ServiceState struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Service is the service's name.
+	Service string `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// Container is the container's name.
+	Container string `protobuf:"bytes,2,opt,name=container,proto3" json:"container,omitempty"`
+	// Image is the image that it runs.
+	Image string `protobuf:"bytes,3,opt,name=image,proto3" json:"image,omitempty"`
+	// State is the engine's word: running, exited, restarting, created, paused, dead; "missing" when there is no container.
+	State string `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
+	// Health is healthy, unhealthy or starting; empty without a health check.
+	Health string `protobuf:"bytes,5,opt,name=health,proto3" json:"health,omitempty"`
+	// Restarts is how often the engine restarted it.
+	Restarts uint32 `protobuf:"varint,6,opt,name=restarts,proto3" json:"restarts,omitempty"`
+	// Started is when it was started.
+	Started *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=started,proto3" json:"started,omitempty"`
+	// ExitCode is that of its last end.
+	ExitCode int32 `protobuf:"varint,8,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"`
+	// Message is the last thing that its health check said when it failed.
+	Message       string `protobuf:"bytes,9,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServiceState) Reset() {
+	*x = ServiceState{}
+	mi := &file_infractl_v1_report_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServiceState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServiceState) ProtoMessage() {}
+
+func (x *ServiceState) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_report_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServiceState.ProtoReflect.Descriptor instead.
+func (*ServiceState) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_report_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ServiceState) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *ServiceState) GetContainer() string {
+	if x != nil {
+		return x.Container
+	}
+	return ""
+}
+
+func (x *ServiceState) GetImage() string {
+	if x != nil {
+		return x.Image
+	}
+	return ""
+}
+
+func (x *ServiceState) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *ServiceState) GetHealth() string {
+	if x != nil {
+		return x.Health
+	}
+	return ""
+}
+
+func (x *ServiceState) GetRestarts() uint32 {
+	if x != nil {
+		return x.Restarts
+	}
+	return 0
+}
+
+func (x *ServiceState) GetStarted() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Started
+	}
+	return nil
+}
+
+func (x *ServiceState) GetExitCode() int32 {
+	if x != nil {
+		return x.ExitCode
+	}
+	return 0
+}
+
+func (x *ServiceState) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
 // HostFacts are what the host is, read from it.
 type HostFacts struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -235,7 +472,7 @@ type HostFacts struct {
 
 func (x *HostFacts) Reset() {
 	*x = HostFacts{}
-	mi := &file_infractl_v1_report_proto_msgTypes[1]
+	mi := &file_infractl_v1_report_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -247,7 +484,7 @@ func (x *HostFacts) String() string {
 func (*HostFacts) ProtoMessage() {}
 
 func (x *HostFacts) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_report_proto_msgTypes[1]
+	mi := &file_infractl_v1_report_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -260,7 +497,7 @@ func (x *HostFacts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostFacts.ProtoReflect.Descriptor instead.
 func (*HostFacts) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_report_proto_rawDescGZIP(), []int{1}
+	return file_infractl_v1_report_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *HostFacts) GetHostname() string {
@@ -369,7 +606,7 @@ type HostState struct {
 
 func (x *HostState) Reset() {
 	*x = HostState{}
-	mi := &file_infractl_v1_report_proto_msgTypes[2]
+	mi := &file_infractl_v1_report_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -381,7 +618,7 @@ func (x *HostState) String() string {
 func (*HostState) ProtoMessage() {}
 
 func (x *HostState) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_report_proto_msgTypes[2]
+	mi := &file_infractl_v1_report_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -394,7 +631,7 @@ func (x *HostState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostState.ProtoReflect.Descriptor instead.
 func (*HostState) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_report_proto_rawDescGZIP(), []int{2}
+	return file_infractl_v1_report_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *HostState) GetSpecDigest() string {
@@ -488,7 +725,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_infractl_v1_report_proto_msgTypes[3]
+	mi := &file_infractl_v1_report_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -500,7 +737,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_report_proto_msgTypes[3]
+	mi := &file_infractl_v1_report_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -513,7 +750,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_report_proto_rawDescGZIP(), []int{3}
+	return file_infractl_v1_report_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Change) GetProvider() string {
@@ -562,11 +799,31 @@ var File_infractl_v1_report_proto protoreflect.FileDescriptor
 
 const file_infractl_v1_report_proto_rawDesc = "" +
 	"\n" +
-	"\x18infractl/v1/report.proto\x12\vinfractl.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x80\x01\n" +
+	"\x18infractl/v1/report.proto\x12\vinfractl.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbf\x01\n" +
 	"\x06Report\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12,\n" +
 	"\x05facts\x18\x02 \x01(\v2\x16.infractl.v1.HostFactsR\x05facts\x12,\n" +
-	"\x05state\x18\x03 \x01(\v2\x16.infractl.v1.HostStateR\x05state\"\xca\x02\n" +
+	"\x05state\x18\x03 \x01(\v2\x16.infractl.v1.HostStateR\x05state\x12=\n" +
+	"\n" +
+	"containers\x18\x04 \x01(\v2\x1d.infractl.v1.ContainersReportR\n" +
+	"containers\"C\n" +
+	"\x10ContainersReport\x12/\n" +
+	"\x06stacks\x18\x01 \x03(\v2\x17.infractl.v1.StackStateR\x06stacks\"q\n" +
+	"\n" +
+	"StackState\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x125\n" +
+	"\bservices\x18\x02 \x03(\v2\x19.infractl.v1.ServiceStateR\bservices\x12\x18\n" +
+	"\aproblem\x18\x03 \x01(\tR\aproblem\"\x93\x02\n" +
+	"\fServiceState\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x1c\n" +
+	"\tcontainer\x18\x02 \x01(\tR\tcontainer\x12\x14\n" +
+	"\x05image\x18\x03 \x01(\tR\x05image\x12\x14\n" +
+	"\x05state\x18\x04 \x01(\tR\x05state\x12\x16\n" +
+	"\x06health\x18\x05 \x01(\tR\x06health\x12\x1a\n" +
+	"\brestarts\x18\x06 \x01(\rR\brestarts\x124\n" +
+	"\astarted\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\astarted\x12\x1b\n" +
+	"\texit_code\x18\b \x01(\x05R\bexitCode\x12\x18\n" +
+	"\amessage\x18\t \x01(\tR\amessage\"\xca\x02\n" +
 	"\tHostFacts\x12\x1a\n" +
 	"\bhostname\x18\x01 \x01(\tR\bhostname\x12\x0e\n" +
 	"\x02os\x18\x02 \x01(\tR\x02os\x12\x13\n" +
@@ -627,28 +884,35 @@ func file_infractl_v1_report_proto_rawDescGZIP() []byte {
 }
 
 var file_infractl_v1_report_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_infractl_v1_report_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_infractl_v1_report_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_infractl_v1_report_proto_goTypes = []any{
 	(Risk)(0),                     // 0: infractl.v1.Risk
 	(ChangeAction)(0),             // 1: infractl.v1.ChangeAction
 	(*Report)(nil),                // 2: infractl.v1.Report
-	(*HostFacts)(nil),             // 3: infractl.v1.HostFacts
-	(*HostState)(nil),             // 4: infractl.v1.HostState
-	(*Change)(nil),                // 5: infractl.v1.Change
-	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
+	(*ContainersReport)(nil),      // 3: infractl.v1.ContainersReport
+	(*StackState)(nil),            // 4: infractl.v1.StackState
+	(*ServiceState)(nil),          // 5: infractl.v1.ServiceState
+	(*HostFacts)(nil),             // 6: infractl.v1.HostFacts
+	(*HostState)(nil),             // 7: infractl.v1.HostState
+	(*Change)(nil),                // 8: infractl.v1.Change
+	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
 }
 var file_infractl_v1_report_proto_depIdxs = []int32{
-	3, // 0: infractl.v1.Report.facts:type_name -> infractl.v1.HostFacts
-	4, // 1: infractl.v1.Report.state:type_name -> infractl.v1.HostState
-	5, // 2: infractl.v1.HostState.drift:type_name -> infractl.v1.Change
-	6, // 3: infractl.v1.HostState.drift_time:type_name -> google.protobuf.Timestamp
-	1, // 4: infractl.v1.Change.action:type_name -> infractl.v1.ChangeAction
-	0, // 5: infractl.v1.Change.risk:type_name -> infractl.v1.Risk
-	6, // [6:6] is the sub-list for method output_type
-	6, // [6:6] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	6,  // 0: infractl.v1.Report.facts:type_name -> infractl.v1.HostFacts
+	7,  // 1: infractl.v1.Report.state:type_name -> infractl.v1.HostState
+	3,  // 2: infractl.v1.Report.containers:type_name -> infractl.v1.ContainersReport
+	4,  // 3: infractl.v1.ContainersReport.stacks:type_name -> infractl.v1.StackState
+	5,  // 4: infractl.v1.StackState.services:type_name -> infractl.v1.ServiceState
+	9,  // 5: infractl.v1.ServiceState.started:type_name -> google.protobuf.Timestamp
+	8,  // 6: infractl.v1.HostState.drift:type_name -> infractl.v1.Change
+	9,  // 7: infractl.v1.HostState.drift_time:type_name -> google.protobuf.Timestamp
+	1,  // 8: infractl.v1.Change.action:type_name -> infractl.v1.ChangeAction
+	0,  // 9: infractl.v1.Change.risk:type_name -> infractl.v1.Risk
+	10, // [10:10] is the sub-list for method output_type
+	10, // [10:10] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_infractl_v1_report_proto_init() }
@@ -662,7 +926,7 @@ func file_infractl_v1_report_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_infractl_v1_report_proto_rawDesc), len(file_infractl_v1_report_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   4,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -23,6 +23,59 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Purpose is what a service's certificate is for.
+type Purpose int32
+
+const (
+	// Not set.
+	Purpose_PURPOSE_UNSPECIFIED Purpose = 0
+	// The agent's metrics page: a server certificate with the node's addresses.
+	Purpose_PURPOSE_METRICS Purpose = 1
+	// Prometheus on this node: a client certificate that reads metrics pages and service discovery, and nothing else.
+	Purpose_PURPOSE_SCRAPER Purpose = 2
+)
+
+// Enum value maps for Purpose.
+var (
+	Purpose_name = map[int32]string{
+		0: "PURPOSE_UNSPECIFIED",
+		1: "PURPOSE_METRICS",
+		2: "PURPOSE_SCRAPER",
+	}
+	Purpose_value = map[string]int32{
+		"PURPOSE_UNSPECIFIED": 0,
+		"PURPOSE_METRICS":     1,
+		"PURPOSE_SCRAPER":     2,
+	}
+)
+
+func (x Purpose) Enum() *Purpose {
+	p := new(Purpose)
+	*p = x
+	return p
+}
+
+func (x Purpose) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Purpose) Descriptor() protoreflect.EnumDescriptor {
+	return file_infractl_v1_session_proto_enumTypes[0].Descriptor()
+}
+
+func (Purpose) Type() protoreflect.EnumType {
+	return &file_infractl_v1_session_proto_enumTypes[0]
+}
+
+func (x Purpose) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Purpose.Descriptor instead.
+func (Purpose) EnumDescriptor() ([]byte, []int) {
+	return file_infractl_v1_session_proto_rawDescGZIP(), []int{0}
+}
+
 // ConfirmDecision is the server's answer.
 type ConfirmDecision int32
 
@@ -64,11 +117,11 @@ func (x ConfirmDecision) String() string {
 }
 
 func (ConfirmDecision) Descriptor() protoreflect.EnumDescriptor {
-	return file_infractl_v1_session_proto_enumTypes[0].Descriptor()
+	return file_infractl_v1_session_proto_enumTypes[1].Descriptor()
 }
 
 func (ConfirmDecision) Type() protoreflect.EnumType {
-	return &file_infractl_v1_session_proto_enumTypes[0]
+	return &file_infractl_v1_session_proto_enumTypes[1]
 }
 
 func (x ConfirmDecision) Number() protoreflect.EnumNumber {
@@ -77,7 +130,7 @@ func (x ConfirmDecision) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ConfirmDecision.Descriptor instead.
 func (ConfirmDecision) EnumDescriptor() ([]byte, []int) {
-	return file_infractl_v1_session_proto_rawDescGZIP(), []int{0}
+	return file_infractl_v1_session_proto_rawDescGZIP(), []int{1}
 }
 
 // ConnectRequest is one message from agent to server.
@@ -93,6 +146,7 @@ type ConnectRequest struct {
 	//	*ConnectRequest_Accepted
 	//	*ConnectRequest_Progress
 	//	*ConnectRequest_Result
+	//	*ConnectRequest_Event
 	Message       isConnectRequest_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -189,6 +243,15 @@ func (x *ConnectRequest) GetResult() *TaskResult {
 	return nil
 }
 
+func (x *ConnectRequest) GetEvent() *HostEvent {
+	if x != nil {
+		if x, ok := x.Message.(*ConnectRequest_Event); ok {
+			return x.Event
+		}
+	}
+	return nil
+}
+
 type isConnectRequest_Message interface {
 	isConnectRequest_Message()
 }
@@ -223,6 +286,11 @@ type ConnectRequest_Result struct {
 	Result *TaskResult `protobuf:"bytes,6,opt,name=result,proto3,oneof"`
 }
 
+type ConnectRequest_Event struct {
+	// Event is something that happened on the host and belongs into the audit log.
+	Event *HostEvent `protobuf:"bytes,7,opt,name=event,proto3,oneof"`
+}
+
 func (*ConnectRequest_Hello) isConnectRequest_Message() {}
 
 func (*ConnectRequest_Heartbeat) isConnectRequest_Message() {}
@@ -234,6 +302,617 @@ func (*ConnectRequest_Accepted) isConnectRequest_Message() {}
 func (*ConnectRequest_Progress) isConnectRequest_Message() {}
 
 func (*ConnectRequest_Result) isConnectRequest_Message() {}
+
+func (*ConnectRequest_Event) isConnectRequest_Message() {}
+
+// HostEvent is something that happened on a host and belongs into the audit log, such as a login.
+type HostEvent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Time is when, by the host's clock.
+	Time *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
+	// Action is what, such as ssh.login.
+	Action string `protobuf:"bytes,2,opt,name=action,proto3" json:"action,omitempty"`
+	// Target is what it was about, such as the account.
+	Target string `protobuf:"bytes,3,opt,name=target,proto3" json:"target,omitempty"`
+	// Source is the address that it came from.
+	Source string `protobuf:"bytes,4,opt,name=source,proto3" json:"source,omitempty"`
+	// Message says more, for people.
+	Message string `protobuf:"bytes,5,opt,name=message,proto3" json:"message,omitempty"`
+	// Result is "ok" or an error code.
+	Result        string `protobuf:"bytes,6,opt,name=result,proto3" json:"result,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HostEvent) Reset() {
+	*x = HostEvent{}
+	mi := &file_infractl_v1_session_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HostEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HostEvent) ProtoMessage() {}
+
+func (x *HostEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_session_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HostEvent.ProtoReflect.Descriptor instead.
+func (*HostEvent) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_session_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *HostEvent) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *HostEvent) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *HostEvent) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *HostEvent) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *HostEvent) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *HostEvent) GetResult() string {
+	if x != nil {
+		return x.Result
+	}
+	return ""
+}
+
+// IssueCertificateRequest asks for a service's certificate.
+type IssueCertificateRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Purpose chooses the template.
+	Purpose Purpose `protobuf:"varint,1,opt,name=purpose,proto3,enum=infractl.v1.Purpose" json:"purpose,omitempty"`
+	// Csr is a DER certificate request; only its public key is honoured.
+	Csr           []byte `protobuf:"bytes,2,opt,name=csr,proto3" json:"csr,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IssueCertificateRequest) Reset() {
+	*x = IssueCertificateRequest{}
+	mi := &file_infractl_v1_session_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IssueCertificateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IssueCertificateRequest) ProtoMessage() {}
+
+func (x *IssueCertificateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_session_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IssueCertificateRequest.ProtoReflect.Descriptor instead.
+func (*IssueCertificateRequest) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_session_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *IssueCertificateRequest) GetPurpose() Purpose {
+	if x != nil {
+		return x.Purpose
+	}
+	return Purpose_PURPOSE_UNSPECIFIED
+}
+
+func (x *IssueCertificateRequest) GetCsr() []byte {
+	if x != nil {
+		return x.Csr
+	}
+	return nil
+}
+
+// IssueCertificateResponse is the certificate.
+type IssueCertificateResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// CertificatePem is the certificate followed by the issuing one.
+	CertificatePem []byte `protobuf:"bytes,1,opt,name=certificate_pem,json=certificatePem,proto3" json:"certificate_pem,omitempty"`
+	// RootPem is the site's root certificate.
+	RootPem []byte `protobuf:"bytes,2,opt,name=root_pem,json=rootPem,proto3" json:"root_pem,omitempty"`
+	// NotAfter is when it ends.
+	NotAfter      *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IssueCertificateResponse) Reset() {
+	*x = IssueCertificateResponse{}
+	mi := &file_infractl_v1_session_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IssueCertificateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IssueCertificateResponse) ProtoMessage() {}
+
+func (x *IssueCertificateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_session_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IssueCertificateResponse.ProtoReflect.Descriptor instead.
+func (*IssueCertificateResponse) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_session_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *IssueCertificateResponse) GetCertificatePem() []byte {
+	if x != nil {
+		return x.CertificatePem
+	}
+	return nil
+}
+
+func (x *IssueCertificateResponse) GetRootPem() []byte {
+	if x != nil {
+		return x.RootPem
+	}
+	return nil
+}
+
+func (x *IssueCertificateResponse) GetNotAfter() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NotAfter
+	}
+	return nil
+}
+
+// FetchSecretsRequest names versions of secrets.
+type FetchSecretsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Refs are the versions; 100 at most.
+	Refs          []*SecretRef `protobuf:"bytes,1,rep,name=refs,proto3" json:"refs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FetchSecretsRequest) Reset() {
+	*x = FetchSecretsRequest{}
+	mi := &file_infractl_v1_session_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FetchSecretsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FetchSecretsRequest) ProtoMessage() {}
+
+func (x *FetchSecretsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_session_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FetchSecretsRequest.ProtoReflect.Descriptor instead.
+func (*FetchSecretsRequest) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_session_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *FetchSecretsRequest) GetRefs() []*SecretRef {
+	if x != nil {
+		return x.Refs
+	}
+	return nil
+}
+
+// FetchSecretsResponse are the values.
+type FetchSecretsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Values are in the order of the request.
+	Values        []*SecretValue `protobuf:"bytes,1,rep,name=values,proto3" json:"values,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FetchSecretsResponse) Reset() {
+	*x = FetchSecretsResponse{}
+	mi := &file_infractl_v1_session_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FetchSecretsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FetchSecretsResponse) ProtoMessage() {}
+
+func (x *FetchSecretsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_session_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FetchSecretsResponse.ProtoReflect.Descriptor instead.
+func (*FetchSecretsResponse) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_session_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *FetchSecretsResponse) GetValues() []*SecretValue {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
+// SecretValue is the value of one version of a secret.
+type SecretValue struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name is the secret's name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Version is the version's id.
+	Version string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	// Value is the value.
+	Value         []byte `protobuf:"bytes,3,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SecretValue) Reset() {
+	*x = SecretValue{}
+	mi := &file_infractl_v1_session_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SecretValue) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SecretValue) ProtoMessage() {}
+
+func (x *SecretValue) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_session_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SecretValue.ProtoReflect.Descriptor instead.
+func (*SecretValue) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_session_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *SecretValue) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SecretValue) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *SecretValue) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+// FetchImageRequest names an archive.
+type FetchImageRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Digest is the archive's SHA-256.
+	Digest string `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
+	// Offset is where to begin, to go on after a cut.
+	Offset        uint64 `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FetchImageRequest) Reset() {
+	*x = FetchImageRequest{}
+	mi := &file_infractl_v1_session_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FetchImageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FetchImageRequest) ProtoMessage() {}
+
+func (x *FetchImageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_session_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FetchImageRequest.ProtoReflect.Descriptor instead.
+func (*FetchImageRequest) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_session_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *FetchImageRequest) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *FetchImageRequest) GetOffset() uint64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+// FetchImageResponse is a part of the archive.
+type FetchImageResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Data is the next part; 256 KiB at most.
+	Data []byte `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	// Size is the size of the whole archive; set in the first message.
+	Size          uint64 `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FetchImageResponse) Reset() {
+	*x = FetchImageResponse{}
+	mi := &file_infractl_v1_session_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FetchImageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FetchImageResponse) ProtoMessage() {}
+
+func (x *FetchImageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_session_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FetchImageResponse.ProtoReflect.Descriptor instead.
+func (*FetchImageResponse) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_session_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *FetchImageResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *FetchImageResponse) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+// AttachRequest is one message from agent to server.
+type AttachRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Message is what it is about.
+	//
+	// Types that are valid to be assigned to Message:
+	//
+	//	*AttachRequest_AttachId
+	//	*AttachRequest_Output
+	Message       isAttachRequest_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttachRequest) Reset() {
+	*x = AttachRequest{}
+	mi := &file_infractl_v1_session_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttachRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttachRequest) ProtoMessage() {}
+
+func (x *AttachRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_session_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
+func (*AttachRequest) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_session_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *AttachRequest) GetMessage() isAttachRequest_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *AttachRequest) GetAttachId() string {
+	if x != nil {
+		if x, ok := x.Message.(*AttachRequest_AttachId); ok {
+			return x.AttachId
+		}
+	}
+	return ""
+}
+
+func (x *AttachRequest) GetOutput() *ConsoleOutput {
+	if x != nil {
+		if x, ok := x.Message.(*AttachRequest_Output); ok {
+			return x.Output
+		}
+	}
+	return nil
+}
+
+type isAttachRequest_Message interface {
+	isAttachRequest_Message()
+}
+
+type AttachRequest_AttachId struct {
+	// AttachId is the first message, and only that: the task's attach_id.
+	AttachId string `protobuf:"bytes,1,opt,name=attach_id,json=attachId,proto3,oneof"`
+}
+
+type AttachRequest_Output struct {
+	// Output is what the command or log says.
+	Output *ConsoleOutput `protobuf:"bytes,2,opt,name=output,proto3,oneof"`
+}
+
+func (*AttachRequest_AttachId) isAttachRequest_Message() {}
+
+func (*AttachRequest_Output) isAttachRequest_Message() {}
+
+// AttachResponse is one message from server to agent.
+type AttachResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Input is what the operator sends.
+	Input         *ConsoleInput `protobuf:"bytes,1,opt,name=input,proto3" json:"input,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttachResponse) Reset() {
+	*x = AttachResponse{}
+	mi := &file_infractl_v1_session_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttachResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttachResponse) ProtoMessage() {}
+
+func (x *AttachResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_session_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
+func (*AttachResponse) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_session_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *AttachResponse) GetInput() *ConsoleInput {
+	if x != nil {
+		return x.Input
+	}
+	return nil
+}
 
 // ConnectResponse is one message from server to agent.
 type ConnectResponse struct {
@@ -253,7 +932,7 @@ type ConnectResponse struct {
 
 func (x *ConnectResponse) Reset() {
 	*x = ConnectResponse{}
-	mi := &file_infractl_v1_session_proto_msgTypes[1]
+	mi := &file_infractl_v1_session_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -265,7 +944,7 @@ func (x *ConnectResponse) String() string {
 func (*ConnectResponse) ProtoMessage() {}
 
 func (x *ConnectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_session_proto_msgTypes[1]
+	mi := &file_infractl_v1_session_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -278,7 +957,7 @@ func (x *ConnectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectResponse.ProtoReflect.Descriptor instead.
 func (*ConnectResponse) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_session_proto_rawDescGZIP(), []int{1}
+	return file_infractl_v1_session_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ConnectResponse) GetMessage() isConnectResponse_Message {
@@ -381,7 +1060,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_infractl_v1_session_proto_msgTypes[2]
+	mi := &file_infractl_v1_session_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -393,7 +1072,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_session_proto_msgTypes[2]
+	mi := &file_infractl_v1_session_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -406,7 +1085,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_session_proto_rawDescGZIP(), []int{2}
+	return file_infractl_v1_session_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Hello) GetAgentVersion() string {
@@ -484,7 +1163,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_infractl_v1_session_proto_msgTypes[3]
+	mi := &file_infractl_v1_session_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -496,7 +1175,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_session_proto_msgTypes[3]
+	mi := &file_infractl_v1_session_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -509,7 +1188,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_session_proto_rawDescGZIP(), []int{3}
+	return file_infractl_v1_session_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Welcome) GetServerTime() *timestamppb.Timestamp {
@@ -560,7 +1239,7 @@ type Heartbeat struct {
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_infractl_v1_session_proto_msgTypes[4]
+	mi := &file_infractl_v1_session_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -572,7 +1251,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_session_proto_msgTypes[4]
+	mi := &file_infractl_v1_session_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -585,7 +1264,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_session_proto_rawDescGZIP(), []int{4}
+	return file_infractl_v1_session_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Heartbeat) GetSequence() uint64 {
@@ -611,7 +1290,7 @@ type FullReportRequest struct {
 
 func (x *FullReportRequest) Reset() {
 	*x = FullReportRequest{}
-	mi := &file_infractl_v1_session_proto_msgTypes[5]
+	mi := &file_infractl_v1_session_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -623,7 +1302,7 @@ func (x *FullReportRequest) String() string {
 func (*FullReportRequest) ProtoMessage() {}
 
 func (x *FullReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_session_proto_msgTypes[5]
+	mi := &file_infractl_v1_session_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -636,7 +1315,7 @@ func (x *FullReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FullReportRequest.ProtoReflect.Descriptor instead.
 func (*FullReportRequest) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_session_proto_rawDescGZIP(), []int{5}
+	return file_infractl_v1_session_proto_rawDescGZIP(), []int{15}
 }
 
 // ConfirmRequest asks whether a commit may be kept.
@@ -654,7 +1333,7 @@ type ConfirmRequest struct {
 
 func (x *ConfirmRequest) Reset() {
 	*x = ConfirmRequest{}
-	mi := &file_infractl_v1_session_proto_msgTypes[6]
+	mi := &file_infractl_v1_session_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -666,7 +1345,7 @@ func (x *ConfirmRequest) String() string {
 func (*ConfirmRequest) ProtoMessage() {}
 
 func (x *ConfirmRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_session_proto_msgTypes[6]
+	mi := &file_infractl_v1_session_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -679,7 +1358,7 @@ func (x *ConfirmRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmRequest.ProtoReflect.Descriptor instead.
 func (*ConfirmRequest) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_session_proto_rawDescGZIP(), []int{6}
+	return file_infractl_v1_session_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ConfirmRequest) GetCommitId() string {
@@ -718,7 +1397,7 @@ type ConfirmResponse struct {
 
 func (x *ConfirmResponse) Reset() {
 	*x = ConfirmResponse{}
-	mi := &file_infractl_v1_session_proto_msgTypes[7]
+	mi := &file_infractl_v1_session_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -730,7 +1409,7 @@ func (x *ConfirmResponse) String() string {
 func (*ConfirmResponse) ProtoMessage() {}
 
 func (x *ConfirmResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_session_proto_msgTypes[7]
+	mi := &file_infractl_v1_session_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -743,7 +1422,7 @@ func (x *ConfirmResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmResponse.ProtoReflect.Descriptor instead.
 func (*ConfirmResponse) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_session_proto_rawDescGZIP(), []int{7}
+	return file_infractl_v1_session_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ConfirmResponse) GetDecision() ConfirmDecision {
@@ -778,7 +1457,7 @@ type RenewCertificateRequest struct {
 
 func (x *RenewCertificateRequest) Reset() {
 	*x = RenewCertificateRequest{}
-	mi := &file_infractl_v1_session_proto_msgTypes[8]
+	mi := &file_infractl_v1_session_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -790,7 +1469,7 @@ func (x *RenewCertificateRequest) String() string {
 func (*RenewCertificateRequest) ProtoMessage() {}
 
 func (x *RenewCertificateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_session_proto_msgTypes[8]
+	mi := &file_infractl_v1_session_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -803,7 +1482,7 @@ func (x *RenewCertificateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewCertificateRequest.ProtoReflect.Descriptor instead.
 func (*RenewCertificateRequest) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_session_proto_rawDescGZIP(), []int{8}
+	return file_infractl_v1_session_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RenewCertificateRequest) GetCsr() []byte {
@@ -826,7 +1505,7 @@ type RenewCertificateResponse struct {
 
 func (x *RenewCertificateResponse) Reset() {
 	*x = RenewCertificateResponse{}
-	mi := &file_infractl_v1_session_proto_msgTypes[9]
+	mi := &file_infractl_v1_session_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -838,7 +1517,7 @@ func (x *RenewCertificateResponse) String() string {
 func (*RenewCertificateResponse) ProtoMessage() {}
 
 func (x *RenewCertificateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_session_proto_msgTypes[9]
+	mi := &file_infractl_v1_session_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -851,7 +1530,7 @@ func (x *RenewCertificateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewCertificateResponse.ProtoReflect.Descriptor instead.
 func (*RenewCertificateResponse) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_session_proto_rawDescGZIP(), []int{9}
+	return file_infractl_v1_session_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RenewCertificateResponse) GetIdentity() *NodeIdentity {
@@ -872,15 +1551,50 @@ var File_infractl_v1_session_proto protoreflect.FileDescriptor
 
 const file_infractl_v1_session_proto_rawDesc = "" +
 	"\n" +
-	"\x19infractl/v1/session.proto\x12\vinfractl.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1binfractl/v1/enrolment.proto\x1a\x18infractl/v1/report.proto\x1a\x16infractl/v1/task.proto\"\xd3\x02\n" +
+	"\x19infractl/v1/session.proto\x12\vinfractl.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19infractl/v1/console.proto\x1a\x1binfractl/v1/enrolment.proto\x1a\x1ainfractl/v1/hostspec.proto\x1a\x18infractl/v1/report.proto\x1a\x16infractl/v1/task.proto\"\x83\x03\n" +
 	"\x0eConnectRequest\x12*\n" +
 	"\x05hello\x18\x01 \x01(\v2\x12.infractl.v1.HelloH\x00R\x05hello\x126\n" +
 	"\theartbeat\x18\x02 \x01(\v2\x16.infractl.v1.HeartbeatH\x00R\theartbeat\x12-\n" +
 	"\x06report\x18\x03 \x01(\v2\x13.infractl.v1.ReportH\x00R\x06report\x127\n" +
 	"\baccepted\x18\x04 \x01(\v2\x19.infractl.v1.TaskAcceptedH\x00R\baccepted\x127\n" +
 	"\bprogress\x18\x05 \x01(\v2\x19.infractl.v1.TaskProgressH\x00R\bprogress\x121\n" +
-	"\x06result\x18\x06 \x01(\v2\x17.infractl.v1.TaskResultH\x00R\x06resultB\t\n" +
-	"\amessage\"\xfc\x01\n" +
+	"\x06result\x18\x06 \x01(\v2\x17.infractl.v1.TaskResultH\x00R\x06result\x12.\n" +
+	"\x05event\x18\a \x01(\v2\x16.infractl.v1.HostEventH\x00R\x05eventB\t\n" +
+	"\amessage\"\xb5\x01\n" +
+	"\tHostEvent\x12.\n" +
+	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x16\n" +
+	"\x06action\x18\x02 \x01(\tR\x06action\x12\x16\n" +
+	"\x06target\x18\x03 \x01(\tR\x06target\x12\x16\n" +
+	"\x06source\x18\x04 \x01(\tR\x06source\x12\x18\n" +
+	"\amessage\x18\x05 \x01(\tR\amessage\x12\x16\n" +
+	"\x06result\x18\x06 \x01(\tR\x06result\"[\n" +
+	"\x17IssueCertificateRequest\x12.\n" +
+	"\apurpose\x18\x01 \x01(\x0e2\x14.infractl.v1.PurposeR\apurpose\x12\x10\n" +
+	"\x03csr\x18\x02 \x01(\fR\x03csr\"\x97\x01\n" +
+	"\x18IssueCertificateResponse\x12'\n" +
+	"\x0fcertificate_pem\x18\x01 \x01(\fR\x0ecertificatePem\x12\x19\n" +
+	"\broot_pem\x18\x02 \x01(\fR\arootPem\x127\n" +
+	"\tnot_after\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\"A\n" +
+	"\x13FetchSecretsRequest\x12*\n" +
+	"\x04refs\x18\x01 \x03(\v2\x16.infractl.v1.SecretRefR\x04refs\"H\n" +
+	"\x14FetchSecretsResponse\x120\n" +
+	"\x06values\x18\x01 \x03(\v2\x18.infractl.v1.SecretValueR\x06values\"Q\n" +
+	"\vSecretValue\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12\x14\n" +
+	"\x05value\x18\x03 \x01(\fR\x05value\"C\n" +
+	"\x11FetchImageRequest\x12\x16\n" +
+	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x16\n" +
+	"\x06offset\x18\x02 \x01(\x04R\x06offset\"<\n" +
+	"\x12FetchImageResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\x12\x12\n" +
+	"\x04size\x18\x02 \x01(\x04R\x04size\"o\n" +
+	"\rAttachRequest\x12\x1d\n" +
+	"\tattach_id\x18\x01 \x01(\tH\x00R\battachId\x124\n" +
+	"\x06output\x18\x02 \x01(\v2\x1a.infractl.v1.ConsoleOutputH\x00R\x06outputB\t\n" +
+	"\amessage\"A\n" +
+	"\x0eAttachResponse\x12/\n" +
+	"\x05input\x18\x01 \x01(\v2\x19.infractl.v1.ConsoleInputR\x05input\"\xfc\x01\n" +
 	"\x0fConnectResponse\x120\n" +
 	"\awelcome\x18\x01 \x01(\v2\x14.infractl.v1.WelcomeH\x00R\awelcome\x12'\n" +
 	"\x04task\x18\x02 \x01(\v2\x11.infractl.v1.TaskH\x00R\x04task\x12@\n" +
@@ -926,16 +1640,25 @@ const file_infractl_v1_session_proto_rawDesc = "" +
 	"\x03csr\x18\x01 \x01(\fR\x03csr\"t\n" +
 	"\x18RenewCertificateResponse\x125\n" +
 	"\bidentity\x18\x01 \x01(\v2\x19.infractl.v1.NodeIdentityR\bidentity\x12!\n" +
-	"\fjoin_counter\x18\x02 \x01(\x04R\vjoinCounter*\x8f\x01\n" +
+	"\fjoin_counter\x18\x02 \x01(\x04R\vjoinCounter*L\n" +
+	"\aPurpose\x12\x17\n" +
+	"\x13PURPOSE_UNSPECIFIED\x10\x00\x12\x13\n" +
+	"\x0fPURPOSE_METRICS\x10\x01\x12\x13\n" +
+	"\x0fPURPOSE_SCRAPER\x10\x02*\x8f\x01\n" +
 	"\x0fConfirmDecision\x12 \n" +
 	"\x1cCONFIRM_DECISION_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aCONFIRM_DECISION_CONFIRMED\x10\x01\x12\x1c\n" +
 	"\x18CONFIRM_DECISION_PENDING\x10\x02\x12\x1c\n" +
-	"\x18CONFIRM_DECISION_REFUSED\x10\x032\x81\x02\n" +
+	"\x18CONFIRM_DECISION_REFUSED\x10\x032\xcf\x04\n" +
 	"\x0eSessionService\x12H\n" +
 	"\aConnect\x12\x1b.infractl.v1.ConnectRequest\x1a\x1c.infractl.v1.ConnectResponse(\x010\x01\x12D\n" +
 	"\aConfirm\x12\x1b.infractl.v1.ConfirmRequest\x1a\x1c.infractl.v1.ConfirmResponse\x12_\n" +
-	"\x10RenewCertificate\x12$.infractl.v1.RenewCertificateRequest\x1a%.infractl.v1.RenewCertificateResponseB;Z9github.com/infractl/infractl/proto/infractl/v1;infractlv1b\x06proto3"
+	"\x10RenewCertificate\x12$.infractl.v1.RenewCertificateRequest\x1a%.infractl.v1.RenewCertificateResponse\x12_\n" +
+	"\x10IssueCertificate\x12$.infractl.v1.IssueCertificateRequest\x1a%.infractl.v1.IssueCertificateResponse\x12S\n" +
+	"\fFetchSecrets\x12 .infractl.v1.FetchSecretsRequest\x1a!.infractl.v1.FetchSecretsResponse\x12O\n" +
+	"\n" +
+	"FetchImage\x12\x1e.infractl.v1.FetchImageRequest\x1a\x1f.infractl.v1.FetchImageResponse0\x01\x12E\n" +
+	"\x06Attach\x12\x1a.infractl.v1.AttachRequest\x1a\x1b.infractl.v1.AttachResponse(\x010\x01B;Z9github.com/infractl/infractl/proto/infractl/v1;infractlv1b\x06proto3"
 
 var (
 	file_infractl_v1_session_proto_rawDescOnce sync.Once
@@ -949,61 +1672,91 @@ func file_infractl_v1_session_proto_rawDescGZIP() []byte {
 	return file_infractl_v1_session_proto_rawDescData
 }
 
-var file_infractl_v1_session_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_infractl_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_infractl_v1_session_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_infractl_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_infractl_v1_session_proto_goTypes = []any{
-	(ConfirmDecision)(0),             // 0: infractl.v1.ConfirmDecision
-	(*ConnectRequest)(nil),           // 1: infractl.v1.ConnectRequest
-	(*ConnectResponse)(nil),          // 2: infractl.v1.ConnectResponse
-	(*Hello)(nil),                    // 3: infractl.v1.Hello
-	(*Welcome)(nil),                  // 4: infractl.v1.Welcome
-	(*Heartbeat)(nil),                // 5: infractl.v1.Heartbeat
-	(*FullReportRequest)(nil),        // 6: infractl.v1.FullReportRequest
-	(*ConfirmRequest)(nil),           // 7: infractl.v1.ConfirmRequest
-	(*ConfirmResponse)(nil),          // 8: infractl.v1.ConfirmResponse
-	(*RenewCertificateRequest)(nil),  // 9: infractl.v1.RenewCertificateRequest
-	(*RenewCertificateResponse)(nil), // 10: infractl.v1.RenewCertificateResponse
-	(*Report)(nil),                   // 11: infractl.v1.Report
-	(*TaskAccepted)(nil),             // 12: infractl.v1.TaskAccepted
-	(*TaskProgress)(nil),             // 13: infractl.v1.TaskProgress
-	(*TaskResult)(nil),               // 14: infractl.v1.TaskResult
-	(*Task)(nil),                     // 15: infractl.v1.Task
-	(*TaskAcknowledge)(nil),          // 16: infractl.v1.TaskAcknowledge
-	(*HostFingerprint)(nil),          // 17: infractl.v1.HostFingerprint
-	(*timestamppb.Timestamp)(nil),    // 18: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),      // 19: google.protobuf.Duration
-	(*NodeIdentity)(nil),             // 20: infractl.v1.NodeIdentity
+	(Purpose)(0),                     // 0: infractl.v1.Purpose
+	(ConfirmDecision)(0),             // 1: infractl.v1.ConfirmDecision
+	(*ConnectRequest)(nil),           // 2: infractl.v1.ConnectRequest
+	(*HostEvent)(nil),                // 3: infractl.v1.HostEvent
+	(*IssueCertificateRequest)(nil),  // 4: infractl.v1.IssueCertificateRequest
+	(*IssueCertificateResponse)(nil), // 5: infractl.v1.IssueCertificateResponse
+	(*FetchSecretsRequest)(nil),      // 6: infractl.v1.FetchSecretsRequest
+	(*FetchSecretsResponse)(nil),     // 7: infractl.v1.FetchSecretsResponse
+	(*SecretValue)(nil),              // 8: infractl.v1.SecretValue
+	(*FetchImageRequest)(nil),        // 9: infractl.v1.FetchImageRequest
+	(*FetchImageResponse)(nil),       // 10: infractl.v1.FetchImageResponse
+	(*AttachRequest)(nil),            // 11: infractl.v1.AttachRequest
+	(*AttachResponse)(nil),           // 12: infractl.v1.AttachResponse
+	(*ConnectResponse)(nil),          // 13: infractl.v1.ConnectResponse
+	(*Hello)(nil),                    // 14: infractl.v1.Hello
+	(*Welcome)(nil),                  // 15: infractl.v1.Welcome
+	(*Heartbeat)(nil),                // 16: infractl.v1.Heartbeat
+	(*FullReportRequest)(nil),        // 17: infractl.v1.FullReportRequest
+	(*ConfirmRequest)(nil),           // 18: infractl.v1.ConfirmRequest
+	(*ConfirmResponse)(nil),          // 19: infractl.v1.ConfirmResponse
+	(*RenewCertificateRequest)(nil),  // 20: infractl.v1.RenewCertificateRequest
+	(*RenewCertificateResponse)(nil), // 21: infractl.v1.RenewCertificateResponse
+	(*Report)(nil),                   // 22: infractl.v1.Report
+	(*TaskAccepted)(nil),             // 23: infractl.v1.TaskAccepted
+	(*TaskProgress)(nil),             // 24: infractl.v1.TaskProgress
+	(*TaskResult)(nil),               // 25: infractl.v1.TaskResult
+	(*timestamppb.Timestamp)(nil),    // 26: google.protobuf.Timestamp
+	(*SecretRef)(nil),                // 27: infractl.v1.SecretRef
+	(*ConsoleOutput)(nil),            // 28: infractl.v1.ConsoleOutput
+	(*ConsoleInput)(nil),             // 29: infractl.v1.ConsoleInput
+	(*Task)(nil),                     // 30: infractl.v1.Task
+	(*TaskAcknowledge)(nil),          // 31: infractl.v1.TaskAcknowledge
+	(*HostFingerprint)(nil),          // 32: infractl.v1.HostFingerprint
+	(*durationpb.Duration)(nil),      // 33: google.protobuf.Duration
+	(*NodeIdentity)(nil),             // 34: infractl.v1.NodeIdentity
 }
 var file_infractl_v1_session_proto_depIdxs = []int32{
-	3,  // 0: infractl.v1.ConnectRequest.hello:type_name -> infractl.v1.Hello
-	5,  // 1: infractl.v1.ConnectRequest.heartbeat:type_name -> infractl.v1.Heartbeat
-	11, // 2: infractl.v1.ConnectRequest.report:type_name -> infractl.v1.Report
-	12, // 3: infractl.v1.ConnectRequest.accepted:type_name -> infractl.v1.TaskAccepted
-	13, // 4: infractl.v1.ConnectRequest.progress:type_name -> infractl.v1.TaskProgress
-	14, // 5: infractl.v1.ConnectRequest.result:type_name -> infractl.v1.TaskResult
-	4,  // 6: infractl.v1.ConnectResponse.welcome:type_name -> infractl.v1.Welcome
-	15, // 7: infractl.v1.ConnectResponse.task:type_name -> infractl.v1.Task
-	16, // 8: infractl.v1.ConnectResponse.acknowledge:type_name -> infractl.v1.TaskAcknowledge
-	6,  // 9: infractl.v1.ConnectResponse.full_report:type_name -> infractl.v1.FullReportRequest
-	17, // 10: infractl.v1.Hello.fingerprint:type_name -> infractl.v1.HostFingerprint
-	18, // 11: infractl.v1.Hello.local_time:type_name -> google.protobuf.Timestamp
-	18, // 12: infractl.v1.Welcome.server_time:type_name -> google.protobuf.Timestamp
-	19, // 13: infractl.v1.Welcome.heartbeat:type_name -> google.protobuf.Duration
-	18, // 14: infractl.v1.Heartbeat.local_time:type_name -> google.protobuf.Timestamp
-	19, // 15: infractl.v1.ConfirmRequest.remaining:type_name -> google.protobuf.Duration
-	0,  // 16: infractl.v1.ConfirmResponse.decision:type_name -> infractl.v1.ConfirmDecision
-	20, // 17: infractl.v1.RenewCertificateResponse.identity:type_name -> infractl.v1.NodeIdentity
-	1,  // 18: infractl.v1.SessionService.Connect:input_type -> infractl.v1.ConnectRequest
-	7,  // 19: infractl.v1.SessionService.Confirm:input_type -> infractl.v1.ConfirmRequest
-	9,  // 20: infractl.v1.SessionService.RenewCertificate:input_type -> infractl.v1.RenewCertificateRequest
-	2,  // 21: infractl.v1.SessionService.Connect:output_type -> infractl.v1.ConnectResponse
-	8,  // 22: infractl.v1.SessionService.Confirm:output_type -> infractl.v1.ConfirmResponse
-	10, // 23: infractl.v1.SessionService.RenewCertificate:output_type -> infractl.v1.RenewCertificateResponse
-	21, // [21:24] is the sub-list for method output_type
-	18, // [18:21] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	14, // 0: infractl.v1.ConnectRequest.hello:type_name -> infractl.v1.Hello
+	16, // 1: infractl.v1.ConnectRequest.heartbeat:type_name -> infractl.v1.Heartbeat
+	22, // 2: infractl.v1.ConnectRequest.report:type_name -> infractl.v1.Report
+	23, // 3: infractl.v1.ConnectRequest.accepted:type_name -> infractl.v1.TaskAccepted
+	24, // 4: infractl.v1.ConnectRequest.progress:type_name -> infractl.v1.TaskProgress
+	25, // 5: infractl.v1.ConnectRequest.result:type_name -> infractl.v1.TaskResult
+	3,  // 6: infractl.v1.ConnectRequest.event:type_name -> infractl.v1.HostEvent
+	26, // 7: infractl.v1.HostEvent.time:type_name -> google.protobuf.Timestamp
+	0,  // 8: infractl.v1.IssueCertificateRequest.purpose:type_name -> infractl.v1.Purpose
+	26, // 9: infractl.v1.IssueCertificateResponse.not_after:type_name -> google.protobuf.Timestamp
+	27, // 10: infractl.v1.FetchSecretsRequest.refs:type_name -> infractl.v1.SecretRef
+	8,  // 11: infractl.v1.FetchSecretsResponse.values:type_name -> infractl.v1.SecretValue
+	28, // 12: infractl.v1.AttachRequest.output:type_name -> infractl.v1.ConsoleOutput
+	29, // 13: infractl.v1.AttachResponse.input:type_name -> infractl.v1.ConsoleInput
+	15, // 14: infractl.v1.ConnectResponse.welcome:type_name -> infractl.v1.Welcome
+	30, // 15: infractl.v1.ConnectResponse.task:type_name -> infractl.v1.Task
+	31, // 16: infractl.v1.ConnectResponse.acknowledge:type_name -> infractl.v1.TaskAcknowledge
+	17, // 17: infractl.v1.ConnectResponse.full_report:type_name -> infractl.v1.FullReportRequest
+	32, // 18: infractl.v1.Hello.fingerprint:type_name -> infractl.v1.HostFingerprint
+	26, // 19: infractl.v1.Hello.local_time:type_name -> google.protobuf.Timestamp
+	26, // 20: infractl.v1.Welcome.server_time:type_name -> google.protobuf.Timestamp
+	33, // 21: infractl.v1.Welcome.heartbeat:type_name -> google.protobuf.Duration
+	26, // 22: infractl.v1.Heartbeat.local_time:type_name -> google.protobuf.Timestamp
+	33, // 23: infractl.v1.ConfirmRequest.remaining:type_name -> google.protobuf.Duration
+	1,  // 24: infractl.v1.ConfirmResponse.decision:type_name -> infractl.v1.ConfirmDecision
+	34, // 25: infractl.v1.RenewCertificateResponse.identity:type_name -> infractl.v1.NodeIdentity
+	2,  // 26: infractl.v1.SessionService.Connect:input_type -> infractl.v1.ConnectRequest
+	18, // 27: infractl.v1.SessionService.Confirm:input_type -> infractl.v1.ConfirmRequest
+	20, // 28: infractl.v1.SessionService.RenewCertificate:input_type -> infractl.v1.RenewCertificateRequest
+	4,  // 29: infractl.v1.SessionService.IssueCertificate:input_type -> infractl.v1.IssueCertificateRequest
+	6,  // 30: infractl.v1.SessionService.FetchSecrets:input_type -> infractl.v1.FetchSecretsRequest
+	9,  // 31: infractl.v1.SessionService.FetchImage:input_type -> infractl.v1.FetchImageRequest
+	11, // 32: infractl.v1.SessionService.Attach:input_type -> infractl.v1.AttachRequest
+	13, // 33: infractl.v1.SessionService.Connect:output_type -> infractl.v1.ConnectResponse
+	19, // 34: infractl.v1.SessionService.Confirm:output_type -> infractl.v1.ConfirmResponse
+	21, // 35: infractl.v1.SessionService.RenewCertificate:output_type -> infractl.v1.RenewCertificateResponse
+	5,  // 36: infractl.v1.SessionService.IssueCertificate:output_type -> infractl.v1.IssueCertificateResponse
+	7,  // 37: infractl.v1.SessionService.FetchSecrets:output_type -> infractl.v1.FetchSecretsResponse
+	10, // 38: infractl.v1.SessionService.FetchImage:output_type -> infractl.v1.FetchImageResponse
+	12, // 39: infractl.v1.SessionService.Attach:output_type -> infractl.v1.AttachResponse
+	33, // [33:40] is the sub-list for method output_type
+	26, // [26:33] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_infractl_v1_session_proto_init() }
@@ -1011,7 +1764,9 @@ func file_infractl_v1_session_proto_init() {
 	if File_infractl_v1_session_proto != nil {
 		return
 	}
+	file_infractl_v1_console_proto_init()
 	file_infractl_v1_enrolment_proto_init()
+	file_infractl_v1_hostspec_proto_init()
 	file_infractl_v1_report_proto_init()
 	file_infractl_v1_task_proto_init()
 	file_infractl_v1_session_proto_msgTypes[0].OneofWrappers = []any{
@@ -1021,8 +1776,13 @@ func file_infractl_v1_session_proto_init() {
 		(*ConnectRequest_Accepted)(nil),
 		(*ConnectRequest_Progress)(nil),
 		(*ConnectRequest_Result)(nil),
+		(*ConnectRequest_Event)(nil),
 	}
-	file_infractl_v1_session_proto_msgTypes[1].OneofWrappers = []any{
+	file_infractl_v1_session_proto_msgTypes[9].OneofWrappers = []any{
+		(*AttachRequest_AttachId)(nil),
+		(*AttachRequest_Output)(nil),
+	}
+	file_infractl_v1_session_proto_msgTypes[11].OneofWrappers = []any{
 		(*ConnectResponse_Welcome)(nil),
 		(*ConnectResponse_Task)(nil),
 		(*ConnectResponse_Acknowledge)(nil),
@@ -1033,8 +1793,8 @@ func file_infractl_v1_session_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_infractl_v1_session_proto_rawDesc), len(file_infractl_v1_session_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   10,
+			NumEnums:      2,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -22,6 +22,10 @@ const (
 	SessionService_Connect_FullMethodName          = "/infractl.v1.SessionService/Connect"
 	SessionService_Confirm_FullMethodName          = "/infractl.v1.SessionService/Confirm"
 	SessionService_RenewCertificate_FullMethodName = "/infractl.v1.SessionService/RenewCertificate"
+	SessionService_IssueCertificate_FullMethodName = "/infractl.v1.SessionService/IssueCertificate"
+	SessionService_FetchSecrets_FullMethodName     = "/infractl.v1.SessionService/FetchSecrets"
+	SessionService_FetchImage_FullMethodName       = "/infractl.v1.SessionService/FetchImage"
+	SessionService_Attach_FullMethodName           = "/infractl.v1.SessionService/Attach"
 )
 
 // SessionServiceClient is the client API for SessionService service.
@@ -36,6 +40,14 @@ type SessionServiceClient interface {
 	Confirm(ctx context.Context, in *ConfirmRequest, opts ...grpc.CallOption) (*ConfirmResponse, error)
 	// RenewCertificate gives a new certificate for the same node and key.
 	RenewCertificate(ctx context.Context, in *RenewCertificateRequest, opts ...grpc.CallOption) (*RenewCertificateResponse, error)
+	// IssueCertificate gives a certificate for a service of this node, from a template.
+	IssueCertificate(ctx context.Context, in *IssueCertificateRequest, opts ...grpc.CallOption) (*IssueCertificateResponse, error)
+	// FetchSecrets returns values of secrets that the node's wanted spec names.
+	FetchSecrets(ctx context.Context, in *FetchSecretsRequest, opts ...grpc.CallOption) (*FetchSecretsResponse, error)
+	// FetchImage streams an image archive that the node's wanted spec names.
+	FetchImage(ctx context.Context, in *FetchImageRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FetchImageResponse], error)
+	// Attach carries the data of an AttachTask, on a stream of its own, so that nothing else waits behind it.
+	Attach(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[AttachRequest, AttachResponse], error)
 }
 
 type sessionServiceClient struct {
@@ -79,6 +91,58 @@ func (c *sessionServiceClient) RenewCertificate(ctx context.Context, in *RenewCe
 	return out, nil
 }
 
+func (c *sessionServiceClient) IssueCertificate(ctx context.Context, in *IssueCertificateRequest, opts ...grpc.CallOption) (*IssueCertificateResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(IssueCertificateResponse)
+	err := c.cc.Invoke(ctx, SessionService_IssueCertificate_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sessionServiceClient) FetchSecrets(ctx context.Context, in *FetchSecretsRequest, opts ...grpc.CallOption) (*FetchSecretsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(FetchSecretsResponse)
+	err := c.cc.Invoke(ctx, SessionService_FetchSecrets_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *sessionServiceClient) FetchImage(ctx context.Context, in *FetchImageRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FetchImageResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &SessionService_ServiceDesc.Streams[1], SessionService_FetchImage_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[FetchImageRequest, FetchImageResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type SessionService_FetchImageClient = grpc.ServerStreamingClient[FetchImageResponse]
+
+func (c *sessionServiceClient) Attach(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[AttachRequest, AttachResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &SessionService_ServiceDesc.Streams[2], SessionService_Attach_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[AttachRequest, AttachResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type SessionService_AttachClient = grpc.BidiStreamingClient[AttachRequest, AttachResponse]
+
 // SessionServiceServer is the server API for SessionService service.
 // All implementations must embed UnimplementedSessionServiceServer
 // for forward compatibility.
@@ -91,6 +155,14 @@ type SessionServiceServer interface {
 	Confirm(context.Context, *ConfirmRequest) (*ConfirmResponse, error)
 	// RenewCertificate gives a new certificate for the same node and key.
 	RenewCertificate(context.Context, *RenewCertificateRequest) (*RenewCertificateResponse, error)
+	// IssueCertificate gives a certificate for a service of this node, from a template.
+	IssueCertificate(context.Context, *IssueCertificateRequest) (*IssueCertificateResponse, error)
+	// FetchSecrets returns values of secrets that the node's wanted spec names.
+	FetchSecrets(context.Context, *FetchSecretsRequest) (*FetchSecretsResponse, error)
+	// FetchImage streams an image archive that the node's wanted spec names.
+	FetchImage(*FetchImageRequest, grpc.ServerStreamingServer[FetchImageResponse]) error
+	// Attach carries the data of an AttachTask, on a stream of its own, so that nothing else waits behind it.
+	Attach(grpc.BidiStreamingServer[AttachRequest, AttachResponse]) error
 	mustEmbedUnimplementedSessionServiceServer()
 }
 
@@ -109,6 +181,18 @@ func (UnimplementedSessionServiceServer) Confirm(context.Context, *ConfirmReques
 }
 func (UnimplementedSessionServiceServer) RenewCertificate(context.Context, *RenewCertificateRequest) (*RenewCertificateResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RenewCertificate not implemented")
+}
+func (UnimplementedSessionServiceServer) IssueCertificate(context.Context, *IssueCertificateRequest) (*IssueCertificateResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method IssueCertificate not implemented")
+}
+func (UnimplementedSessionServiceServer) FetchSecrets(context.Context, *FetchSecretsRequest) (*FetchSecretsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method FetchSecrets not implemented")
+}
+func (UnimplementedSessionServiceServer) FetchImage(*FetchImageRequest, grpc.ServerStreamingServer[FetchImageResponse]) error {
+	return status.Error(codes.Unimplemented, "method FetchImage not implemented")
+}
+func (UnimplementedSessionServiceServer) Attach(grpc.BidiStreamingServer[AttachRequest, AttachResponse]) error {
+	return status.Error(codes.Unimplemented, "method Attach not implemented")
 }
 func (UnimplementedSessionServiceServer) mustEmbedUnimplementedSessionServiceServer() {}
 func (UnimplementedSessionServiceServer) testEmbeddedByValue()                        {}
@@ -174,6 +258,60 @@ func _SessionService_RenewCertificate_Handler(srv interface{}, ctx context.Conte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _SessionService_IssueCertificate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(IssueCertificateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SessionServiceServer).IssueCertificate(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SessionService_IssueCertificate_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SessionServiceServer).IssueCertificate(ctx, req.(*IssueCertificateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SessionService_FetchSecrets_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(FetchSecretsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SessionServiceServer).FetchSecrets(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SessionService_FetchSecrets_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SessionServiceServer).FetchSecrets(ctx, req.(*FetchSecretsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SessionService_FetchImage_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(FetchImageRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(SessionServiceServer).FetchImage(m, &grpc.GenericServerStream[FetchImageRequest, FetchImageResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type SessionService_FetchImageServer = grpc.ServerStreamingServer[FetchImageResponse]
+
+func _SessionService_Attach_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(SessionServiceServer).Attach(&grpc.GenericServerStream[AttachRequest, AttachResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type SessionService_AttachServer = grpc.BidiStreamingServer[AttachRequest, AttachResponse]
+
 // SessionService_ServiceDesc is the grpc.ServiceDesc for SessionService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -189,11 +327,30 @@ var SessionService_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "RenewCertificate",
 			Handler:    _SessionService_RenewCertificate_Handler,
 		},
+		{
+			MethodName: "IssueCertificate",
+			Handler:    _SessionService_IssueCertificate_Handler,
+		},
+		{
+			MethodName: "FetchSecrets",
+			Handler:    _SessionService_FetchSecrets_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
 			StreamName:    "Connect",
 			Handler:       _SessionService_Connect_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "FetchImage",
+			Handler:       _SessionService_FetchImage_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Attach",
+			Handler:       _SessionService_Attach_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
 		},

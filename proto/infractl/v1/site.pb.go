@@ -91,7 +91,9 @@ type SiteSource struct {
 	// OverlayContent is the lab overlay.
 	OverlayContent []byte `protobuf:"bytes,4,opt,name=overlay_content,json=overlayContent,proto3" json:"overlay_content,omitempty"`
 	// PresentFiles are the paths named by the site file that exist beside it, as the operator's machine sees them.
-	PresentFiles  []string `protobuf:"bytes,5,rep,name=present_files,json=presentFiles,proto3" json:"present_files,omitempty"`
+	PresentFiles []string `protobuf:"bytes,5,rep,name=present_files,json=presentFiles,proto3" json:"present_files,omitempty"`
+	// Files are Compose files that the site names, with the files of the folder that has each one's name.
+	Files         []*SourceFile `protobuf:"bytes,6,rep,name=files,proto3" json:"files,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -161,6 +163,77 @@ func (x *SiteSource) GetPresentFiles() []string {
 	return nil
 }
 
+func (x *SiteSource) GetFiles() []*SourceFile {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+// SourceFile is a file that stands beside the site file.
+type SourceFile struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Path is relative to the site file's folder.
+	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	// Content is the file; 256 KiB at most, and 1 MiB at most in all.
+	Content []byte `protobuf:"bytes,2,opt,name=content,proto3" json:"content,omitempty"`
+	// Executable says whether it may be run.
+	Executable    bool `protobuf:"varint,3,opt,name=executable,proto3" json:"executable,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SourceFile) Reset() {
+	*x = SourceFile{}
+	mi := &file_infractl_v1_site_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SourceFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SourceFile) ProtoMessage() {}
+
+func (x *SourceFile) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_site_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SourceFile.ProtoReflect.Descriptor instead.
+func (*SourceFile) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_site_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *SourceFile) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *SourceFile) GetContent() []byte {
+	if x != nil {
+		return x.Content
+	}
+	return nil
+}
+
+func (x *SourceFile) GetExecutable() bool {
+	if x != nil {
+		return x.Executable
+	}
+	return false
+}
+
 // Finding is one thing that a check found.
 type Finding struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -178,7 +251,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_infractl_v1_site_proto_msgTypes[1]
+	mi := &file_infractl_v1_site_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -190,7 +263,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_site_proto_msgTypes[1]
+	mi := &file_infractl_v1_site_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -203,7 +276,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_site_proto_rawDescGZIP(), []int{1}
+	return file_infractl_v1_site_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Finding) GetSeverity() Severity {
@@ -245,7 +318,7 @@ type CheckSiteRequest struct {
 
 func (x *CheckSiteRequest) Reset() {
 	*x = CheckSiteRequest{}
-	mi := &file_infractl_v1_site_proto_msgTypes[2]
+	mi := &file_infractl_v1_site_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -257,7 +330,7 @@ func (x *CheckSiteRequest) String() string {
 func (*CheckSiteRequest) ProtoMessage() {}
 
 func (x *CheckSiteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_site_proto_msgTypes[2]
+	mi := &file_infractl_v1_site_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -270,7 +343,7 @@ func (x *CheckSiteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckSiteRequest.ProtoReflect.Descriptor instead.
 func (*CheckSiteRequest) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_site_proto_rawDescGZIP(), []int{2}
+	return file_infractl_v1_site_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *CheckSiteRequest) GetSource() *SiteSource {
@@ -295,7 +368,7 @@ type CheckSiteResponse struct {
 
 func (x *CheckSiteResponse) Reset() {
 	*x = CheckSiteResponse{}
-	mi := &file_infractl_v1_site_proto_msgTypes[3]
+	mi := &file_infractl_v1_site_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -307,7 +380,7 @@ func (x *CheckSiteResponse) String() string {
 func (*CheckSiteResponse) ProtoMessage() {}
 
 func (x *CheckSiteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_site_proto_msgTypes[3]
+	mi := &file_infractl_v1_site_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -320,7 +393,7 @@ func (x *CheckSiteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckSiteResponse.ProtoReflect.Descriptor instead.
 func (*CheckSiteResponse) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_site_proto_rawDescGZIP(), []int{3}
+	return file_infractl_v1_site_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *CheckSiteResponse) GetFindings() []*Finding {
@@ -357,7 +430,7 @@ type PlanSiteRequest struct {
 
 func (x *PlanSiteRequest) Reset() {
 	*x = PlanSiteRequest{}
-	mi := &file_infractl_v1_site_proto_msgTypes[4]
+	mi := &file_infractl_v1_site_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -369,7 +442,7 @@ func (x *PlanSiteRequest) String() string {
 func (*PlanSiteRequest) ProtoMessage() {}
 
 func (x *PlanSiteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_site_proto_msgTypes[4]
+	mi := &file_infractl_v1_site_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -382,7 +455,7 @@ func (x *PlanSiteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanSiteRequest.ProtoReflect.Descriptor instead.
 func (*PlanSiteRequest) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_site_proto_rawDescGZIP(), []int{4}
+	return file_infractl_v1_site_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *PlanSiteRequest) GetSource() *SiteSource {
@@ -419,7 +492,7 @@ type PlanSiteResponse struct {
 
 func (x *PlanSiteResponse) Reset() {
 	*x = PlanSiteResponse{}
-	mi := &file_infractl_v1_site_proto_msgTypes[5]
+	mi := &file_infractl_v1_site_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -431,7 +504,7 @@ func (x *PlanSiteResponse) String() string {
 func (*PlanSiteResponse) ProtoMessage() {}
 
 func (x *PlanSiteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_site_proto_msgTypes[5]
+	mi := &file_infractl_v1_site_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -444,7 +517,7 @@ func (x *PlanSiteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanSiteResponse.ProtoReflect.Descriptor instead.
 func (*PlanSiteResponse) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_site_proto_rawDescGZIP(), []int{5}
+	return file_infractl_v1_site_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *PlanSiteResponse) GetBaseRevision() uint64 {
@@ -501,7 +574,7 @@ type NodePlan struct {
 
 func (x *NodePlan) Reset() {
 	*x = NodePlan{}
-	mi := &file_infractl_v1_site_proto_msgTypes[6]
+	mi := &file_infractl_v1_site_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -513,7 +586,7 @@ func (x *NodePlan) String() string {
 func (*NodePlan) ProtoMessage() {}
 
 func (x *NodePlan) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_site_proto_msgTypes[6]
+	mi := &file_infractl_v1_site_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -526,7 +599,7 @@ func (x *NodePlan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodePlan.ProtoReflect.Descriptor instead.
 func (*NodePlan) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_site_proto_rawDescGZIP(), []int{6}
+	return file_infractl_v1_site_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *NodePlan) GetNode() string {
@@ -581,7 +654,7 @@ type Wave struct {
 
 func (x *Wave) Reset() {
 	*x = Wave{}
-	mi := &file_infractl_v1_site_proto_msgTypes[7]
+	mi := &file_infractl_v1_site_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -593,7 +666,7 @@ func (x *Wave) String() string {
 func (*Wave) ProtoMessage() {}
 
 func (x *Wave) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_site_proto_msgTypes[7]
+	mi := &file_infractl_v1_site_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -606,7 +679,7 @@ func (x *Wave) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Wave.ProtoReflect.Descriptor instead.
 func (*Wave) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_site_proto_rawDescGZIP(), []int{7}
+	return file_infractl_v1_site_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Wave) GetNumber() uint32 {
@@ -656,7 +729,7 @@ type ApplySiteRequest struct {
 
 func (x *ApplySiteRequest) Reset() {
 	*x = ApplySiteRequest{}
-	mi := &file_infractl_v1_site_proto_msgTypes[8]
+	mi := &file_infractl_v1_site_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -668,7 +741,7 @@ func (x *ApplySiteRequest) String() string {
 func (*ApplySiteRequest) ProtoMessage() {}
 
 func (x *ApplySiteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_site_proto_msgTypes[8]
+	mi := &file_infractl_v1_site_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -681,7 +754,7 @@ func (x *ApplySiteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplySiteRequest.ProtoReflect.Descriptor instead.
 func (*ApplySiteRequest) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_site_proto_rawDescGZIP(), []int{8}
+	return file_infractl_v1_site_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ApplySiteRequest) GetSource() *SiteSource {
@@ -732,7 +805,7 @@ type ApplySiteResponse struct {
 
 func (x *ApplySiteResponse) Reset() {
 	*x = ApplySiteResponse{}
-	mi := &file_infractl_v1_site_proto_msgTypes[9]
+	mi := &file_infractl_v1_site_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -744,7 +817,7 @@ func (x *ApplySiteResponse) String() string {
 func (*ApplySiteResponse) ProtoMessage() {}
 
 func (x *ApplySiteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_site_proto_msgTypes[9]
+	mi := &file_infractl_v1_site_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -757,7 +830,7 @@ func (x *ApplySiteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplySiteResponse.ProtoReflect.Descriptor instead.
 func (*ApplySiteResponse) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_site_proto_rawDescGZIP(), []int{9}
+	return file_infractl_v1_site_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ApplySiteResponse) GetRevision() uint64 {
@@ -795,7 +868,7 @@ type Revision struct {
 
 func (x *Revision) Reset() {
 	*x = Revision{}
-	mi := &file_infractl_v1_site_proto_msgTypes[10]
+	mi := &file_infractl_v1_site_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -807,7 +880,7 @@ func (x *Revision) String() string {
 func (*Revision) ProtoMessage() {}
 
 func (x *Revision) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_site_proto_msgTypes[10]
+	mi := &file_infractl_v1_site_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -820,7 +893,7 @@ func (x *Revision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revision.ProtoReflect.Descriptor instead.
 func (*Revision) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_site_proto_rawDescGZIP(), []int{10}
+	return file_infractl_v1_site_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Revision) GetNumber() uint64 {
@@ -876,7 +949,7 @@ type ListRevisionsRequest struct {
 
 func (x *ListRevisionsRequest) Reset() {
 	*x = ListRevisionsRequest{}
-	mi := &file_infractl_v1_site_proto_msgTypes[11]
+	mi := &file_infractl_v1_site_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -888,7 +961,7 @@ func (x *ListRevisionsRequest) String() string {
 func (*ListRevisionsRequest) ProtoMessage() {}
 
 func (x *ListRevisionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_site_proto_msgTypes[11]
+	mi := &file_infractl_v1_site_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -901,7 +974,7 @@ func (x *ListRevisionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRevisionsRequest.ProtoReflect.Descriptor instead.
 func (*ListRevisionsRequest) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_site_proto_rawDescGZIP(), []int{11}
+	return file_infractl_v1_site_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListRevisionsRequest) GetLimit() uint32 {
@@ -922,7 +995,7 @@ type ListRevisionsResponse struct {
 
 func (x *ListRevisionsResponse) Reset() {
 	*x = ListRevisionsResponse{}
-	mi := &file_infractl_v1_site_proto_msgTypes[12]
+	mi := &file_infractl_v1_site_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -934,7 +1007,7 @@ func (x *ListRevisionsResponse) String() string {
 func (*ListRevisionsResponse) ProtoMessage() {}
 
 func (x *ListRevisionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_site_proto_msgTypes[12]
+	mi := &file_infractl_v1_site_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -947,7 +1020,7 @@ func (x *ListRevisionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRevisionsResponse.ProtoReflect.Descriptor instead.
 func (*ListRevisionsResponse) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_site_proto_rawDescGZIP(), []int{12}
+	return file_infractl_v1_site_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListRevisionsResponse) GetRevisions() []*Revision {
@@ -968,7 +1041,7 @@ type GetRevisionRequest struct {
 
 func (x *GetRevisionRequest) Reset() {
 	*x = GetRevisionRequest{}
-	mi := &file_infractl_v1_site_proto_msgTypes[13]
+	mi := &file_infractl_v1_site_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -980,7 +1053,7 @@ func (x *GetRevisionRequest) String() string {
 func (*GetRevisionRequest) ProtoMessage() {}
 
 func (x *GetRevisionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_site_proto_msgTypes[13]
+	mi := &file_infractl_v1_site_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -993,7 +1066,7 @@ func (x *GetRevisionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRevisionRequest.ProtoReflect.Descriptor instead.
 func (*GetRevisionRequest) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_site_proto_rawDescGZIP(), []int{13}
+	return file_infractl_v1_site_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GetRevisionRequest) GetNumber() uint64 {
@@ -1016,7 +1089,7 @@ type GetRevisionResponse struct {
 
 func (x *GetRevisionResponse) Reset() {
 	*x = GetRevisionResponse{}
-	mi := &file_infractl_v1_site_proto_msgTypes[14]
+	mi := &file_infractl_v1_site_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1028,7 +1101,7 @@ func (x *GetRevisionResponse) String() string {
 func (*GetRevisionResponse) ProtoMessage() {}
 
 func (x *GetRevisionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_site_proto_msgTypes[14]
+	mi := &file_infractl_v1_site_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1041,7 +1114,7 @@ func (x *GetRevisionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRevisionResponse.ProtoReflect.Descriptor instead.
 func (*GetRevisionResponse) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_site_proto_rawDescGZIP(), []int{14}
+	return file_infractl_v1_site_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GetRevisionResponse) GetRevision() *Revision {
@@ -1073,7 +1146,7 @@ type RollbackSiteRequest struct {
 
 func (x *RollbackSiteRequest) Reset() {
 	*x = RollbackSiteRequest{}
-	mi := &file_infractl_v1_site_proto_msgTypes[15]
+	mi := &file_infractl_v1_site_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1085,7 +1158,7 @@ func (x *RollbackSiteRequest) String() string {
 func (*RollbackSiteRequest) ProtoMessage() {}
 
 func (x *RollbackSiteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_site_proto_msgTypes[15]
+	mi := &file_infractl_v1_site_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1098,7 +1171,7 @@ func (x *RollbackSiteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackSiteRequest.ProtoReflect.Descriptor instead.
 func (*RollbackSiteRequest) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_site_proto_rawDescGZIP(), []int{15}
+	return file_infractl_v1_site_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RollbackSiteRequest) GetNumber() uint64 {
@@ -1135,7 +1208,7 @@ type RollbackSiteResponse struct {
 
 func (x *RollbackSiteResponse) Reset() {
 	*x = RollbackSiteResponse{}
-	mi := &file_infractl_v1_site_proto_msgTypes[16]
+	mi := &file_infractl_v1_site_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1147,7 +1220,7 @@ func (x *RollbackSiteResponse) String() string {
 func (*RollbackSiteResponse) ProtoMessage() {}
 
 func (x *RollbackSiteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_site_proto_msgTypes[16]
+	mi := &file_infractl_v1_site_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1160,7 +1233,7 @@ func (x *RollbackSiteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackSiteResponse.ProtoReflect.Descriptor instead.
 func (*RollbackSiteResponse) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_site_proto_rawDescGZIP(), []int{16}
+	return file_infractl_v1_site_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RollbackSiteResponse) GetRevision() uint64 {
@@ -1181,14 +1254,22 @@ var File_infractl_v1_site_proto protoreflect.FileDescriptor
 
 const file_infractl_v1_site_proto_rawDesc = "" +
 	"\n" +
-	"\x16infractl/v1/site.proto\x12\vinfractl.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18infractl/v1/report.proto\"\xab\x01\n" +
+	"\x16infractl/v1/site.proto\x12\vinfractl.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18infractl/v1/report.proto\"\xda\x01\n" +
 	"\n" +
 	"SiteSource\x12\x12\n" +
 	"\x04file\x18\x01 \x01(\tR\x04file\x12\x18\n" +
 	"\acontent\x18\x02 \x01(\fR\acontent\x12!\n" +
 	"\foverlay_file\x18\x03 \x01(\tR\voverlayFile\x12'\n" +
 	"\x0foverlay_content\x18\x04 \x01(\fR\x0eoverlayContent\x12#\n" +
-	"\rpresent_files\x18\x05 \x03(\tR\fpresentFiles\"\x80\x01\n" +
+	"\rpresent_files\x18\x05 \x03(\tR\fpresentFiles\x12-\n" +
+	"\x05files\x18\x06 \x03(\v2\x17.infractl.v1.SourceFileR\x05files\"Z\n" +
+	"\n" +
+	"SourceFile\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x18\n" +
+	"\acontent\x18\x02 \x01(\fR\acontent\x12\x1e\n" +
+	"\n" +
+	"executable\x18\x03 \x01(\bR\n" +
+	"executable\"\x80\x01\n" +
 	"\aFinding\x121\n" +
 	"\bseverity\x18\x01 \x01(\x0e2\x15.infractl.v1.SeverityR\bseverity\x12\x14\n" +
 	"\x05where\x18\x02 \x01(\tR\x05where\x12\x18\n" +
@@ -1282,62 +1363,64 @@ func file_infractl_v1_site_proto_rawDescGZIP() []byte {
 }
 
 var file_infractl_v1_site_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_infractl_v1_site_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_infractl_v1_site_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_infractl_v1_site_proto_goTypes = []any{
 	(Severity)(0),                 // 0: infractl.v1.Severity
 	(*SiteSource)(nil),            // 1: infractl.v1.SiteSource
-	(*Finding)(nil),               // 2: infractl.v1.Finding
-	(*CheckSiteRequest)(nil),      // 3: infractl.v1.CheckSiteRequest
-	(*CheckSiteResponse)(nil),     // 4: infractl.v1.CheckSiteResponse
-	(*PlanSiteRequest)(nil),       // 5: infractl.v1.PlanSiteRequest
-	(*PlanSiteResponse)(nil),      // 6: infractl.v1.PlanSiteResponse
-	(*NodePlan)(nil),              // 7: infractl.v1.NodePlan
-	(*Wave)(nil),                  // 8: infractl.v1.Wave
-	(*ApplySiteRequest)(nil),      // 9: infractl.v1.ApplySiteRequest
-	(*ApplySiteResponse)(nil),     // 10: infractl.v1.ApplySiteResponse
-	(*Revision)(nil),              // 11: infractl.v1.Revision
-	(*ListRevisionsRequest)(nil),  // 12: infractl.v1.ListRevisionsRequest
-	(*ListRevisionsResponse)(nil), // 13: infractl.v1.ListRevisionsResponse
-	(*GetRevisionRequest)(nil),    // 14: infractl.v1.GetRevisionRequest
-	(*GetRevisionResponse)(nil),   // 15: infractl.v1.GetRevisionResponse
-	(*RollbackSiteRequest)(nil),   // 16: infractl.v1.RollbackSiteRequest
-	(*RollbackSiteResponse)(nil),  // 17: infractl.v1.RollbackSiteResponse
-	(*Change)(nil),                // 18: infractl.v1.Change
-	(Risk)(0),                     // 19: infractl.v1.Risk
-	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
+	(*SourceFile)(nil),            // 2: infractl.v1.SourceFile
+	(*Finding)(nil),               // 3: infractl.v1.Finding
+	(*CheckSiteRequest)(nil),      // 4: infractl.v1.CheckSiteRequest
+	(*CheckSiteResponse)(nil),     // 5: infractl.v1.CheckSiteResponse
+	(*PlanSiteRequest)(nil),       // 6: infractl.v1.PlanSiteRequest
+	(*PlanSiteResponse)(nil),      // 7: infractl.v1.PlanSiteResponse
+	(*NodePlan)(nil),              // 8: infractl.v1.NodePlan
+	(*Wave)(nil),                  // 9: infractl.v1.Wave
+	(*ApplySiteRequest)(nil),      // 10: infractl.v1.ApplySiteRequest
+	(*ApplySiteResponse)(nil),     // 11: infractl.v1.ApplySiteResponse
+	(*Revision)(nil),              // 12: infractl.v1.Revision
+	(*ListRevisionsRequest)(nil),  // 13: infractl.v1.ListRevisionsRequest
+	(*ListRevisionsResponse)(nil), // 14: infractl.v1.ListRevisionsResponse
+	(*GetRevisionRequest)(nil),    // 15: infractl.v1.GetRevisionRequest
+	(*GetRevisionResponse)(nil),   // 16: infractl.v1.GetRevisionResponse
+	(*RollbackSiteRequest)(nil),   // 17: infractl.v1.RollbackSiteRequest
+	(*RollbackSiteResponse)(nil),  // 18: infractl.v1.RollbackSiteResponse
+	(*Change)(nil),                // 19: infractl.v1.Change
+	(Risk)(0),                     // 20: infractl.v1.Risk
+	(*timestamppb.Timestamp)(nil), // 21: google.protobuf.Timestamp
 }
 var file_infractl_v1_site_proto_depIdxs = []int32{
-	0,  // 0: infractl.v1.Finding.severity:type_name -> infractl.v1.Severity
-	1,  // 1: infractl.v1.CheckSiteRequest.source:type_name -> infractl.v1.SiteSource
-	2,  // 2: infractl.v1.CheckSiteResponse.findings:type_name -> infractl.v1.Finding
-	1,  // 3: infractl.v1.PlanSiteRequest.source:type_name -> infractl.v1.SiteSource
-	7,  // 4: infractl.v1.PlanSiteResponse.nodes:type_name -> infractl.v1.NodePlan
-	8,  // 5: infractl.v1.PlanSiteResponse.waves:type_name -> infractl.v1.Wave
-	2,  // 6: infractl.v1.PlanSiteResponse.findings:type_name -> infractl.v1.Finding
-	18, // 7: infractl.v1.NodePlan.changes:type_name -> infractl.v1.Change
-	19, // 8: infractl.v1.NodePlan.risk:type_name -> infractl.v1.Risk
-	1,  // 9: infractl.v1.ApplySiteRequest.source:type_name -> infractl.v1.SiteSource
-	20, // 10: infractl.v1.Revision.time:type_name -> google.protobuf.Timestamp
-	11, // 11: infractl.v1.ListRevisionsResponse.revisions:type_name -> infractl.v1.Revision
-	11, // 12: infractl.v1.GetRevisionResponse.revision:type_name -> infractl.v1.Revision
-	1,  // 13: infractl.v1.GetRevisionResponse.source:type_name -> infractl.v1.SiteSource
-	3,  // 14: infractl.v1.SiteService.CheckSite:input_type -> infractl.v1.CheckSiteRequest
-	5,  // 15: infractl.v1.SiteService.PlanSite:input_type -> infractl.v1.PlanSiteRequest
-	9,  // 16: infractl.v1.SiteService.ApplySite:input_type -> infractl.v1.ApplySiteRequest
-	12, // 17: infractl.v1.SiteService.ListRevisions:input_type -> infractl.v1.ListRevisionsRequest
-	14, // 18: infractl.v1.SiteService.GetRevision:input_type -> infractl.v1.GetRevisionRequest
-	16, // 19: infractl.v1.SiteService.RollbackSite:input_type -> infractl.v1.RollbackSiteRequest
-	4,  // 20: infractl.v1.SiteService.CheckSite:output_type -> infractl.v1.CheckSiteResponse
-	6,  // 21: infractl.v1.SiteService.PlanSite:output_type -> infractl.v1.PlanSiteResponse
-	10, // 22: infractl.v1.SiteService.ApplySite:output_type -> infractl.v1.ApplySiteResponse
-	13, // 23: infractl.v1.SiteService.ListRevisions:output_type -> infractl.v1.ListRevisionsResponse
-	15, // 24: infractl.v1.SiteService.GetRevision:output_type -> infractl.v1.GetRevisionResponse
-	17, // 25: infractl.v1.SiteService.RollbackSite:output_type -> infractl.v1.RollbackSiteResponse
-	20, // [20:26] is the sub-list for method output_type
-	14, // [14:20] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	2,  // 0: infractl.v1.SiteSource.files:type_name -> infractl.v1.SourceFile
+	0,  // 1: infractl.v1.Finding.severity:type_name -> infractl.v1.Severity
+	1,  // 2: infractl.v1.CheckSiteRequest.source:type_name -> infractl.v1.SiteSource
+	3,  // 3: infractl.v1.CheckSiteResponse.findings:type_name -> infractl.v1.Finding
+	1,  // 4: infractl.v1.PlanSiteRequest.source:type_name -> infractl.v1.SiteSource
+	8,  // 5: infractl.v1.PlanSiteResponse.nodes:type_name -> infractl.v1.NodePlan
+	9,  // 6: infractl.v1.PlanSiteResponse.waves:type_name -> infractl.v1.Wave
+	3,  // 7: infractl.v1.PlanSiteResponse.findings:type_name -> infractl.v1.Finding
+	19, // 8: infractl.v1.NodePlan.changes:type_name -> infractl.v1.Change
+	20, // 9: infractl.v1.NodePlan.risk:type_name -> infractl.v1.Risk
+	1,  // 10: infractl.v1.ApplySiteRequest.source:type_name -> infractl.v1.SiteSource
+	21, // 11: infractl.v1.Revision.time:type_name -> google.protobuf.Timestamp
+	12, // 12: infractl.v1.ListRevisionsResponse.revisions:type_name -> infractl.v1.Revision
+	12, // 13: infractl.v1.GetRevisionResponse.revision:type_name -> infractl.v1.Revision
+	1,  // 14: infractl.v1.GetRevisionResponse.source:type_name -> infractl.v1.SiteSource
+	4,  // 15: infractl.v1.SiteService.CheckSite:input_type -> infractl.v1.CheckSiteRequest
+	6,  // 16: infractl.v1.SiteService.PlanSite:input_type -> infractl.v1.PlanSiteRequest
+	10, // 17: infractl.v1.SiteService.ApplySite:input_type -> infractl.v1.ApplySiteRequest
+	13, // 18: infractl.v1.SiteService.ListRevisions:input_type -> infractl.v1.ListRevisionsRequest
+	15, // 19: infractl.v1.SiteService.GetRevision:input_type -> infractl.v1.GetRevisionRequest
+	17, // 20: infractl.v1.SiteService.RollbackSite:input_type -> infractl.v1.RollbackSiteRequest
+	5,  // 21: infractl.v1.SiteService.CheckSite:output_type -> infractl.v1.CheckSiteResponse
+	7,  // 22: infractl.v1.SiteService.PlanSite:output_type -> infractl.v1.PlanSiteResponse
+	11, // 23: infractl.v1.SiteService.ApplySite:output_type -> infractl.v1.ApplySiteResponse
+	14, // 24: infractl.v1.SiteService.ListRevisions:output_type -> infractl.v1.ListRevisionsResponse
+	16, // 25: infractl.v1.SiteService.GetRevision:output_type -> infractl.v1.GetRevisionResponse
+	18, // 26: infractl.v1.SiteService.RollbackSite:output_type -> infractl.v1.RollbackSiteResponse
+	21, // [21:27] is the sub-list for method output_type
+	15, // [15:21] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_infractl_v1_site_proto_init() }
@@ -1352,7 +1435,7 @@ func file_infractl_v1_site_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_infractl_v1_site_proto_rawDesc), len(file_infractl_v1_site_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   17,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -352,6 +352,9 @@ type Task struct {
 	//	*Task_Plan
 	//	*Task_Probe
 	//	*Task_Listen
+	//	*Task_Attach
+	//	*Task_Restart
+	//	*Task_Usage
 	Work          isTask_Work `protobuf_oneof:"work"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -444,6 +447,33 @@ func (x *Task) GetListen() *ListenTask {
 	return nil
 }
 
+func (x *Task) GetAttach() *AttachTask {
+	if x != nil {
+		if x, ok := x.Work.(*Task_Attach); ok {
+			return x.Attach
+		}
+	}
+	return nil
+}
+
+func (x *Task) GetRestart() *RestartTask {
+	if x != nil {
+		if x, ok := x.Work.(*Task_Restart); ok {
+			return x.Restart
+		}
+	}
+	return nil
+}
+
+func (x *Task) GetUsage() *UsageTask {
+	if x != nil {
+		if x, ok := x.Work.(*Task_Usage); ok {
+			return x.Usage
+		}
+	}
+	return nil
+}
+
 type isTask_Work interface {
 	isTask_Work()
 }
@@ -468,6 +498,21 @@ type Task_Listen struct {
 	Listen *ListenTask `protobuf:"bytes,6,opt,name=listen,proto3,oneof"`
 }
 
+type Task_Attach struct {
+	// Attach opens a stream for a log or a command.
+	Attach *AttachTask `protobuf:"bytes,7,opt,name=attach,proto3,oneof"`
+}
+
+type Task_Restart struct {
+	// Restart restarts containers.
+	Restart *RestartTask `protobuf:"bytes,8,opt,name=restart,proto3,oneof"`
+}
+
+type Task_Usage struct {
+	// Usage measures what the host and its containers use.
+	Usage *UsageTask `protobuf:"bytes,9,opt,name=usage,proto3,oneof"`
+}
+
 func (*Task_Apply) isTask_Work() {}
 
 func (*Task_Plan) isTask_Work() {}
@@ -475,6 +520,484 @@ func (*Task_Plan) isTask_Work() {}
 func (*Task_Probe) isTask_Work() {}
 
 func (*Task_Listen) isTask_Work() {}
+
+func (*Task_Attach) isTask_Work() {}
+
+func (*Task_Restart) isTask_Work() {}
+
+func (*Task_Usage) isTask_Work() {}
+
+// AttachTask opens a stream of its own to the server (SessionService.Attach) and carries a log or a command over it. The
+// task's result comes when it has ended.
+type AttachTask struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// AttachId names the stream; it is a secret between server and agent.
+	AttachId string `protobuf:"bytes,1,opt,name=attach_id,json=attachId,proto3" json:"attach_id,omitempty"`
+	// Work is what to carry.
+	//
+	// Types that are valid to be assigned to Work:
+	//
+	//	*AttachTask_Logs
+	//	*AttachTask_Exec
+	Work          isAttachTask_Work `protobuf_oneof:"work"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttachTask) Reset() {
+	*x = AttachTask{}
+	mi := &file_infractl_v1_task_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttachTask) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttachTask) ProtoMessage() {}
+
+func (x *AttachTask) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_task_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttachTask.ProtoReflect.Descriptor instead.
+func (*AttachTask) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *AttachTask) GetAttachId() string {
+	if x != nil {
+		return x.AttachId
+	}
+	return ""
+}
+
+func (x *AttachTask) GetWork() isAttachTask_Work {
+	if x != nil {
+		return x.Work
+	}
+	return nil
+}
+
+func (x *AttachTask) GetLogs() *LogSource {
+	if x != nil {
+		if x, ok := x.Work.(*AttachTask_Logs); ok {
+			return x.Logs
+		}
+	}
+	return nil
+}
+
+func (x *AttachTask) GetExec() *ExecCommand {
+	if x != nil {
+		if x, ok := x.Work.(*AttachTask_Exec); ok {
+			return x.Exec
+		}
+	}
+	return nil
+}
+
+type isAttachTask_Work interface {
+	isAttachTask_Work()
+}
+
+type AttachTask_Logs struct {
+	// Logs is a log.
+	Logs *LogSource `protobuf:"bytes,2,opt,name=logs,proto3,oneof"`
+}
+
+type AttachTask_Exec struct {
+	// Exec is a command in a container.
+	Exec *ExecCommand `protobuf:"bytes,3,opt,name=exec,proto3,oneof"`
+}
+
+func (*AttachTask_Logs) isAttachTask_Work() {}
+
+func (*AttachTask_Exec) isAttachTask_Work() {}
+
+// AttachResult says that it ended.
+type AttachResult struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AttachResult) Reset() {
+	*x = AttachResult{}
+	mi := &file_infractl_v1_task_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AttachResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AttachResult) ProtoMessage() {}
+
+func (x *AttachResult) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_task_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AttachResult.ProtoReflect.Descriptor instead.
+func (*AttachResult) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{2}
+}
+
+// RestartTask restarts containers of a stack.
+type RestartTask struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Stack is the stack.
+	Stack string `protobuf:"bytes,1,opt,name=stack,proto3" json:"stack,omitempty"`
+	// Service is the service; empty means all of them.
+	Service       string `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestartTask) Reset() {
+	*x = RestartTask{}
+	mi := &file_infractl_v1_task_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestartTask) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestartTask) ProtoMessage() {}
+
+func (x *RestartTask) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_task_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestartTask.ProtoReflect.Descriptor instead.
+func (*RestartTask) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *RestartTask) GetStack() string {
+	if x != nil {
+		return x.Stack
+	}
+	return ""
+}
+
+func (x *RestartTask) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+// RestartResult says what was restarted.
+type RestartResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Containers are the containers' names.
+	Containers    []string `protobuf:"bytes,1,rep,name=containers,proto3" json:"containers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestartResult) Reset() {
+	*x = RestartResult{}
+	mi := &file_infractl_v1_task_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestartResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestartResult) ProtoMessage() {}
+
+func (x *RestartResult) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_task_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestartResult.ProtoReflect.Descriptor instead.
+func (*RestartResult) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *RestartResult) GetContainers() []string {
+	if x != nil {
+		return x.Containers
+	}
+	return nil
+}
+
+// UsageTask measures what the host and its containers use.
+type UsageTask struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Over is the time to measure rates over: 1 s unless set, 10 s at most.
+	Over          *durationpb.Duration `protobuf:"bytes,1,opt,name=over,proto3" json:"over,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UsageTask) Reset() {
+	*x = UsageTask{}
+	mi := &file_infractl_v1_task_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UsageTask) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UsageTask) ProtoMessage() {}
+
+func (x *UsageTask) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_task_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UsageTask.ProtoReflect.Descriptor instead.
+func (*UsageTask) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *UsageTask) GetOver() *durationpb.Duration {
+	if x != nil {
+		return x.Over
+	}
+	return nil
+}
+
+// UsageResult is what a host uses.
+type UsageResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Host is the host as a whole.
+	Host *Usage `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	// Containers are its containers, sorted by name.
+	Containers    []*Usage `protobuf:"bytes,2,rep,name=containers,proto3" json:"containers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UsageResult) Reset() {
+	*x = UsageResult{}
+	mi := &file_infractl_v1_task_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UsageResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UsageResult) ProtoMessage() {}
+
+func (x *UsageResult) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_task_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UsageResult.ProtoReflect.Descriptor instead.
+func (*UsageResult) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *UsageResult) GetHost() *Usage {
+	if x != nil {
+		return x.Host
+	}
+	return nil
+}
+
+func (x *UsageResult) GetContainers() []*Usage {
+	if x != nil {
+		return x.Containers
+	}
+	return nil
+}
+
+// Usage is what a host or container uses.
+type Usage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name is the container's name; empty for the host.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Cpu is in cores.
+	Cpu float64 `protobuf:"fixed64,2,opt,name=cpu,proto3" json:"cpu,omitempty"`
+	// Cpus are the cores that there are.
+	Cpus float64 `protobuf:"fixed64,3,opt,name=cpus,proto3" json:"cpus,omitempty"`
+	// MemoryBytes is memory in use; for a host total less available.
+	MemoryBytes uint64 `protobuf:"varint,4,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
+	// MemoryLimitBytes is what there is.
+	MemoryLimitBytes uint64 `protobuf:"varint,5,opt,name=memory_limit_bytes,json=memoryLimitBytes,proto3" json:"memory_limit_bytes,omitempty"`
+	// Load is the load average over one minute; hosts only.
+	Load float64 `protobuf:"fixed64,6,opt,name=load,proto3" json:"load,omitempty"`
+	// DiskBytes is the root file system in use; hosts only.
+	DiskBytes uint64 `protobuf:"varint,7,opt,name=disk_bytes,json=diskBytes,proto3" json:"disk_bytes,omitempty"`
+	// DiskLimitBytes is the root file system's size.
+	DiskLimitBytes uint64 `protobuf:"varint,8,opt,name=disk_limit_bytes,json=diskLimitBytes,proto3" json:"disk_limit_bytes,omitempty"`
+	// ReceivedBytesPerSecond is what comes over the network.
+	ReceivedBytesPerSecond float64 `protobuf:"fixed64,9,opt,name=received_bytes_per_second,json=receivedBytesPerSecond,proto3" json:"received_bytes_per_second,omitempty"`
+	// SentBytesPerSecond is what goes.
+	SentBytesPerSecond float64 `protobuf:"fixed64,10,opt,name=sent_bytes_per_second,json=sentBytesPerSecond,proto3" json:"sent_bytes_per_second,omitempty"`
+	// Processes is the number of processes.
+	Processes     uint32 `protobuf:"varint,11,opt,name=processes,proto3" json:"processes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Usage) Reset() {
+	*x = Usage{}
+	mi := &file_infractl_v1_task_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Usage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Usage) ProtoMessage() {}
+
+func (x *Usage) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_task_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Usage.ProtoReflect.Descriptor instead.
+func (*Usage) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Usage) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Usage) GetCpu() float64 {
+	if x != nil {
+		return x.Cpu
+	}
+	return 0
+}
+
+func (x *Usage) GetCpus() float64 {
+	if x != nil {
+		return x.Cpus
+	}
+	return 0
+}
+
+func (x *Usage) GetMemoryBytes() uint64 {
+	if x != nil {
+		return x.MemoryBytes
+	}
+	return 0
+}
+
+func (x *Usage) GetMemoryLimitBytes() uint64 {
+	if x != nil {
+		return x.MemoryLimitBytes
+	}
+	return 0
+}
+
+func (x *Usage) GetLoad() float64 {
+	if x != nil {
+		return x.Load
+	}
+	return 0
+}
+
+func (x *Usage) GetDiskBytes() uint64 {
+	if x != nil {
+		return x.DiskBytes
+	}
+	return 0
+}
+
+func (x *Usage) GetDiskLimitBytes() uint64 {
+	if x != nil {
+		return x.DiskLimitBytes
+	}
+	return 0
+}
+
+func (x *Usage) GetReceivedBytesPerSecond() float64 {
+	if x != nil {
+		return x.ReceivedBytesPerSecond
+	}
+	return 0
+}
+
+func (x *Usage) GetSentBytesPerSecond() float64 {
+	if x != nil {
+		return x.SentBytesPerSecond
+	}
+	return 0
+}
+
+func (x *Usage) GetProcesses() uint32 {
+	if x != nil {
+		return x.Processes
+	}
+	return 0
+}
 
 // ApplyTask brings the host to a spec, one pass. It holds at most one lockout commit, whose id is commit_id.
 type ApplyTask struct {
@@ -503,7 +1026,7 @@ type ApplyTask struct {
 
 func (x *ApplyTask) Reset() {
 	*x = ApplyTask{}
-	mi := &file_infractl_v1_task_proto_msgTypes[1]
+	mi := &file_infractl_v1_task_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -515,7 +1038,7 @@ func (x *ApplyTask) String() string {
 func (*ApplyTask) ProtoMessage() {}
 
 func (x *ApplyTask) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_task_proto_msgTypes[1]
+	mi := &file_infractl_v1_task_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -528,7 +1051,7 @@ func (x *ApplyTask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyTask.ProtoReflect.Descriptor instead.
 func (*ApplyTask) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_task_proto_rawDescGZIP(), []int{1}
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ApplyTask) GetSpecDigest() string {
@@ -607,7 +1130,7 @@ type PlanTask struct {
 
 func (x *PlanTask) Reset() {
 	*x = PlanTask{}
-	mi := &file_infractl_v1_task_proto_msgTypes[2]
+	mi := &file_infractl_v1_task_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -619,7 +1142,7 @@ func (x *PlanTask) String() string {
 func (*PlanTask) ProtoMessage() {}
 
 func (x *PlanTask) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_task_proto_msgTypes[2]
+	mi := &file_infractl_v1_task_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -632,7 +1155,7 @@ func (x *PlanTask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanTask.ProtoReflect.Descriptor instead.
 func (*PlanTask) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_task_proto_rawDescGZIP(), []int{2}
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *PlanTask) GetSpecDigest() string {
@@ -660,7 +1183,7 @@ type ProbeTask struct {
 
 func (x *ProbeTask) Reset() {
 	*x = ProbeTask{}
-	mi := &file_infractl_v1_task_proto_msgTypes[3]
+	mi := &file_infractl_v1_task_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -672,7 +1195,7 @@ func (x *ProbeTask) String() string {
 func (*ProbeTask) ProtoMessage() {}
 
 func (x *ProbeTask) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_task_proto_msgTypes[3]
+	mi := &file_infractl_v1_task_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -685,7 +1208,7 @@ func (x *ProbeTask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeTask.ProtoReflect.Descriptor instead.
 func (*ProbeTask) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_task_proto_rawDescGZIP(), []int{3}
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ProbeTask) GetProbes() []*Probe {
@@ -718,7 +1241,7 @@ type Probe struct {
 
 func (x *Probe) Reset() {
 	*x = Probe{}
-	mi := &file_infractl_v1_task_proto_msgTypes[4]
+	mi := &file_infractl_v1_task_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -730,7 +1253,7 @@ func (x *Probe) String() string {
 func (*Probe) ProtoMessage() {}
 
 func (x *Probe) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_task_proto_msgTypes[4]
+	mi := &file_infractl_v1_task_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -743,7 +1266,7 @@ func (x *Probe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Probe.ProtoReflect.Descriptor instead.
 func (*Probe) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_task_proto_rawDescGZIP(), []int{4}
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Probe) GetId() string {
@@ -810,7 +1333,7 @@ type ListenTask struct {
 
 func (x *ListenTask) Reset() {
 	*x = ListenTask{}
-	mi := &file_infractl_v1_task_proto_msgTypes[5]
+	mi := &file_infractl_v1_task_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -822,7 +1345,7 @@ func (x *ListenTask) String() string {
 func (*ListenTask) ProtoMessage() {}
 
 func (x *ListenTask) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_task_proto_msgTypes[5]
+	mi := &file_infractl_v1_task_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -835,7 +1358,7 @@ func (x *ListenTask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListenTask.ProtoReflect.Descriptor instead.
 func (*ListenTask) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_task_proto_rawDescGZIP(), []int{5}
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListenTask) GetTcpPorts() []uint32 {
@@ -870,7 +1393,7 @@ type TaskAccepted struct {
 
 func (x *TaskAccepted) Reset() {
 	*x = TaskAccepted{}
-	mi := &file_infractl_v1_task_proto_msgTypes[6]
+	mi := &file_infractl_v1_task_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -882,7 +1405,7 @@ func (x *TaskAccepted) String() string {
 func (*TaskAccepted) ProtoMessage() {}
 
 func (x *TaskAccepted) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_task_proto_msgTypes[6]
+	mi := &file_infractl_v1_task_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -895,7 +1418,7 @@ func (x *TaskAccepted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskAccepted.ProtoReflect.Descriptor instead.
 func (*TaskAccepted) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_task_proto_rawDescGZIP(), []int{6}
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *TaskAccepted) GetTaskId() string {
@@ -916,7 +1439,7 @@ type TaskAcknowledge struct {
 
 func (x *TaskAcknowledge) Reset() {
 	*x = TaskAcknowledge{}
-	mi := &file_infractl_v1_task_proto_msgTypes[7]
+	mi := &file_infractl_v1_task_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -928,7 +1451,7 @@ func (x *TaskAcknowledge) String() string {
 func (*TaskAcknowledge) ProtoMessage() {}
 
 func (x *TaskAcknowledge) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_task_proto_msgTypes[7]
+	mi := &file_infractl_v1_task_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -941,7 +1464,7 @@ func (x *TaskAcknowledge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskAcknowledge.ProtoReflect.Descriptor instead.
 func (*TaskAcknowledge) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_task_proto_rawDescGZIP(), []int{7}
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *TaskAcknowledge) GetTaskId() string {
@@ -966,7 +1489,7 @@ type TaskProgress struct {
 
 func (x *TaskProgress) Reset() {
 	*x = TaskProgress{}
-	mi := &file_infractl_v1_task_proto_msgTypes[8]
+	mi := &file_infractl_v1_task_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -978,7 +1501,7 @@ func (x *TaskProgress) String() string {
 func (*TaskProgress) ProtoMessage() {}
 
 func (x *TaskProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_task_proto_msgTypes[8]
+	mi := &file_infractl_v1_task_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -991,7 +1514,7 @@ func (x *TaskProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskProgress.ProtoReflect.Descriptor instead.
 func (*TaskProgress) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_task_proto_rawDescGZIP(), []int{8}
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *TaskProgress) GetTaskId() string {
@@ -1030,6 +1553,9 @@ type TaskResult struct {
 	//	*TaskResult_Plan
 	//	*TaskResult_Probe
 	//	*TaskResult_Listen
+	//	*TaskResult_Attach
+	//	*TaskResult_Restart
+	//	*TaskResult_Usage
 	Outcome       isTaskResult_Outcome `protobuf_oneof:"outcome"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1037,7 +1563,7 @@ type TaskResult struct {
 
 func (x *TaskResult) Reset() {
 	*x = TaskResult{}
-	mi := &file_infractl_v1_task_proto_msgTypes[9]
+	mi := &file_infractl_v1_task_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1049,7 +1575,7 @@ func (x *TaskResult) String() string {
 func (*TaskResult) ProtoMessage() {}
 
 func (x *TaskResult) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_task_proto_msgTypes[9]
+	mi := &file_infractl_v1_task_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1062,7 +1588,7 @@ func (x *TaskResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskResult.ProtoReflect.Descriptor instead.
 func (*TaskResult) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_task_proto_rawDescGZIP(), []int{9}
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *TaskResult) GetTaskId() string {
@@ -1122,6 +1648,33 @@ func (x *TaskResult) GetListen() *ListenResult {
 	return nil
 }
 
+func (x *TaskResult) GetAttach() *AttachResult {
+	if x != nil {
+		if x, ok := x.Outcome.(*TaskResult_Attach); ok {
+			return x.Attach
+		}
+	}
+	return nil
+}
+
+func (x *TaskResult) GetRestart() *RestartResult {
+	if x != nil {
+		if x, ok := x.Outcome.(*TaskResult_Restart); ok {
+			return x.Restart
+		}
+	}
+	return nil
+}
+
+func (x *TaskResult) GetUsage() *UsageResult {
+	if x != nil {
+		if x, ok := x.Outcome.(*TaskResult_Usage); ok {
+			return x.Usage
+		}
+	}
+	return nil
+}
+
 type isTaskResult_Outcome interface {
 	isTaskResult_Outcome()
 }
@@ -1146,6 +1699,21 @@ type TaskResult_Listen struct {
 	Listen *ListenResult `protobuf:"bytes,6,opt,name=listen,proto3,oneof"`
 }
 
+type TaskResult_Attach struct {
+	// Attach is the result of an AttachTask.
+	Attach *AttachResult `protobuf:"bytes,7,opt,name=attach,proto3,oneof"`
+}
+
+type TaskResult_Restart struct {
+	// Restart is the result of a RestartTask.
+	Restart *RestartResult `protobuf:"bytes,8,opt,name=restart,proto3,oneof"`
+}
+
+type TaskResult_Usage struct {
+	// Usage is the result of a UsageTask.
+	Usage *UsageResult `protobuf:"bytes,9,opt,name=usage,proto3,oneof"`
+}
+
 func (*TaskResult_Apply) isTaskResult_Outcome() {}
 
 func (*TaskResult_Plan) isTaskResult_Outcome() {}
@@ -1153,6 +1721,12 @@ func (*TaskResult_Plan) isTaskResult_Outcome() {}
 func (*TaskResult_Probe) isTaskResult_Outcome() {}
 
 func (*TaskResult_Listen) isTaskResult_Outcome() {}
+
+func (*TaskResult_Attach) isTaskResult_Outcome() {}
+
+func (*TaskResult_Restart) isTaskResult_Outcome() {}
+
+func (*TaskResult_Usage) isTaskResult_Outcome() {}
 
 // TaskError is an error in the terms of package errs.
 type TaskError struct {
@@ -1169,7 +1743,7 @@ type TaskError struct {
 
 func (x *TaskError) Reset() {
 	*x = TaskError{}
-	mi := &file_infractl_v1_task_proto_msgTypes[10]
+	mi := &file_infractl_v1_task_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1181,7 +1755,7 @@ func (x *TaskError) String() string {
 func (*TaskError) ProtoMessage() {}
 
 func (x *TaskError) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_task_proto_msgTypes[10]
+	mi := &file_infractl_v1_task_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1194,7 +1768,7 @@ func (x *TaskError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskError.ProtoReflect.Descriptor instead.
 func (*TaskError) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_task_proto_rawDescGZIP(), []int{10}
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *TaskError) GetCode() string {
@@ -1237,7 +1811,7 @@ type PhaseResult struct {
 
 func (x *PhaseResult) Reset() {
 	*x = PhaseResult{}
-	mi := &file_infractl_v1_task_proto_msgTypes[11]
+	mi := &file_infractl_v1_task_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1249,7 +1823,7 @@ func (x *PhaseResult) String() string {
 func (*PhaseResult) ProtoMessage() {}
 
 func (x *PhaseResult) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_task_proto_msgTypes[11]
+	mi := &file_infractl_v1_task_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1262,7 +1836,7 @@ func (x *PhaseResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PhaseResult.ProtoReflect.Descriptor instead.
 func (*PhaseResult) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_task_proto_rawDescGZIP(), []int{11}
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PhaseResult) GetPhase() Phase {
@@ -1313,7 +1887,7 @@ type ApplyResult struct {
 
 func (x *ApplyResult) Reset() {
 	*x = ApplyResult{}
-	mi := &file_infractl_v1_task_proto_msgTypes[12]
+	mi := &file_infractl_v1_task_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1325,7 +1899,7 @@ func (x *ApplyResult) String() string {
 func (*ApplyResult) ProtoMessage() {}
 
 func (x *ApplyResult) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_task_proto_msgTypes[12]
+	mi := &file_infractl_v1_task_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1338,7 +1912,7 @@ func (x *ApplyResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResult.ProtoReflect.Descriptor instead.
 func (*ApplyResult) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_task_proto_rawDescGZIP(), []int{12}
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ApplyResult) GetPhases() []*PhaseResult {
@@ -1366,7 +1940,7 @@ type PlanResult struct {
 
 func (x *PlanResult) Reset() {
 	*x = PlanResult{}
-	mi := &file_infractl_v1_task_proto_msgTypes[13]
+	mi := &file_infractl_v1_task_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1378,7 +1952,7 @@ func (x *PlanResult) String() string {
 func (*PlanResult) ProtoMessage() {}
 
 func (x *PlanResult) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_task_proto_msgTypes[13]
+	mi := &file_infractl_v1_task_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1391,7 +1965,7 @@ func (x *PlanResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanResult.ProtoReflect.Descriptor instead.
 func (*PlanResult) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_task_proto_rawDescGZIP(), []int{13}
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PlanResult) GetChanges() []*Change {
@@ -1418,7 +1992,7 @@ type ProbeObservation struct {
 
 func (x *ProbeObservation) Reset() {
 	*x = ProbeObservation{}
-	mi := &file_infractl_v1_task_proto_msgTypes[14]
+	mi := &file_infractl_v1_task_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1430,7 +2004,7 @@ func (x *ProbeObservation) String() string {
 func (*ProbeObservation) ProtoMessage() {}
 
 func (x *ProbeObservation) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_task_proto_msgTypes[14]
+	mi := &file_infractl_v1_task_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1443,7 +2017,7 @@ func (x *ProbeObservation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeObservation.ProtoReflect.Descriptor instead.
 func (*ProbeObservation) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_task_proto_rawDescGZIP(), []int{14}
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ProbeObservation) GetId() string {
@@ -1485,7 +2059,7 @@ type ProbeResult struct {
 
 func (x *ProbeResult) Reset() {
 	*x = ProbeResult{}
-	mi := &file_infractl_v1_task_proto_msgTypes[15]
+	mi := &file_infractl_v1_task_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1497,7 +2071,7 @@ func (x *ProbeResult) String() string {
 func (*ProbeResult) ProtoMessage() {}
 
 func (x *ProbeResult) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_task_proto_msgTypes[15]
+	mi := &file_infractl_v1_task_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1510,7 +2084,7 @@ func (x *ProbeResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResult.ProtoReflect.Descriptor instead.
 func (*ProbeResult) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_task_proto_rawDescGZIP(), []int{15}
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ProbeResult) GetObservations() []*ProbeObservation {
@@ -1533,7 +2107,7 @@ type ListenResult struct {
 
 func (x *ListenResult) Reset() {
 	*x = ListenResult{}
-	mi := &file_infractl_v1_task_proto_msgTypes[16]
+	mi := &file_infractl_v1_task_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1545,7 +2119,7 @@ func (x *ListenResult) String() string {
 func (*ListenResult) ProtoMessage() {}
 
 func (x *ListenResult) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_task_proto_msgTypes[16]
+	mi := &file_infractl_v1_task_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1558,7 +2132,7 @@ func (x *ListenResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListenResult.ProtoReflect.Descriptor instead.
 func (*ListenResult) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_task_proto_rawDescGZIP(), []int{16}
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListenResult) GetTcpPorts() []uint32 {
@@ -1579,15 +2153,53 @@ var File_infractl_v1_task_proto protoreflect.FileDescriptor
 
 const file_infractl_v1_task_proto_rawDesc = "" +
 	"\n" +
-	"\x16infractl/v1/task.proto\x12\vinfractl.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18infractl/v1/report.proto\"\x97\x02\n" +
+	"\x16infractl/v1/task.proto\x12\vinfractl.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19infractl/v1/console.proto\x1a\x18infractl/v1/report.proto\"\xb0\x03\n" +
 	"\x04Task\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x127\n" +
 	"\tnot_after\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\x12.\n" +
 	"\x05apply\x18\x03 \x01(\v2\x16.infractl.v1.ApplyTaskH\x00R\x05apply\x12+\n" +
 	"\x04plan\x18\x04 \x01(\v2\x15.infractl.v1.PlanTaskH\x00R\x04plan\x12.\n" +
 	"\x05probe\x18\x05 \x01(\v2\x16.infractl.v1.ProbeTaskH\x00R\x05probe\x121\n" +
-	"\x06listen\x18\x06 \x01(\v2\x17.infractl.v1.ListenTaskH\x00R\x06listenB\x06\n" +
-	"\x04work\"\xc3\x02\n" +
+	"\x06listen\x18\x06 \x01(\v2\x17.infractl.v1.ListenTaskH\x00R\x06listen\x121\n" +
+	"\x06attach\x18\a \x01(\v2\x17.infractl.v1.AttachTaskH\x00R\x06attach\x124\n" +
+	"\arestart\x18\b \x01(\v2\x18.infractl.v1.RestartTaskH\x00R\arestart\x12.\n" +
+	"\x05usage\x18\t \x01(\v2\x16.infractl.v1.UsageTaskH\x00R\x05usageB\x06\n" +
+	"\x04work\"\x8f\x01\n" +
+	"\n" +
+	"AttachTask\x12\x1b\n" +
+	"\tattach_id\x18\x01 \x01(\tR\battachId\x12,\n" +
+	"\x04logs\x18\x02 \x01(\v2\x16.infractl.v1.LogSourceH\x00R\x04logs\x12.\n" +
+	"\x04exec\x18\x03 \x01(\v2\x18.infractl.v1.ExecCommandH\x00R\x04execB\x06\n" +
+	"\x04work\"\x0e\n" +
+	"\fAttachResult\"=\n" +
+	"\vRestartTask\x12\x14\n" +
+	"\x05stack\x18\x01 \x01(\tR\x05stack\x12\x18\n" +
+	"\aservice\x18\x02 \x01(\tR\aservice\"/\n" +
+	"\rRestartResult\x12\x1e\n" +
+	"\n" +
+	"containers\x18\x01 \x03(\tR\n" +
+	"containers\":\n" +
+	"\tUsageTask\x12-\n" +
+	"\x04over\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x04over\"i\n" +
+	"\vUsageResult\x12&\n" +
+	"\x04host\x18\x01 \x01(\v2\x12.infractl.v1.UsageR\x04host\x122\n" +
+	"\n" +
+	"containers\x18\x02 \x03(\v2\x12.infractl.v1.UsageR\n" +
+	"containers\"\xfb\x02\n" +
+	"\x05Usage\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
+	"\x03cpu\x18\x02 \x01(\x01R\x03cpu\x12\x12\n" +
+	"\x04cpus\x18\x03 \x01(\x01R\x04cpus\x12!\n" +
+	"\fmemory_bytes\x18\x04 \x01(\x04R\vmemoryBytes\x12,\n" +
+	"\x12memory_limit_bytes\x18\x05 \x01(\x04R\x10memoryLimitBytes\x12\x12\n" +
+	"\x04load\x18\x06 \x01(\x01R\x04load\x12\x1d\n" +
+	"\n" +
+	"disk_bytes\x18\a \x01(\x04R\tdiskBytes\x12(\n" +
+	"\x10disk_limit_bytes\x18\b \x01(\x04R\x0ediskLimitBytes\x129\n" +
+	"\x19received_bytes_per_second\x18\t \x01(\x01R\x16receivedBytesPerSecond\x121\n" +
+	"\x15sent_bytes_per_second\x18\n" +
+	" \x01(\x01R\x12sentBytesPerSecond\x12\x1c\n" +
+	"\tprocesses\x18\v \x01(\rR\tprocesses\"\xc3\x02\n" +
 	"\tApplyTask\x12\x1f\n" +
 	"\vspec_digest\x18\x01 \x01(\tR\n" +
 	"specDigest\x12\x12\n" +
@@ -1625,7 +2237,7 @@ const file_infractl_v1_task_proto_rawDesc = "" +
 	"\fTaskProgress\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12(\n" +
 	"\x05phase\x18\x02 \x01(\x0e2\x12.infractl.v1.PhaseR\x05phase\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage\"\xa6\x02\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\"\xc5\x03\n" +
 	"\n" +
 	"TaskResult\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12,\n" +
@@ -1633,7 +2245,10 @@ const file_infractl_v1_task_proto_rawDesc = "" +
 	"\x05apply\x18\x03 \x01(\v2\x18.infractl.v1.ApplyResultH\x00R\x05apply\x12-\n" +
 	"\x04plan\x18\x04 \x01(\v2\x17.infractl.v1.PlanResultH\x00R\x04plan\x120\n" +
 	"\x05probe\x18\x05 \x01(\v2\x18.infractl.v1.ProbeResultH\x00R\x05probe\x123\n" +
-	"\x06listen\x18\x06 \x01(\v2\x19.infractl.v1.ListenResultH\x00R\x06listenB\t\n" +
+	"\x06listen\x18\x06 \x01(\v2\x19.infractl.v1.ListenResultH\x00R\x06listen\x123\n" +
+	"\x06attach\x18\a \x01(\v2\x19.infractl.v1.AttachResultH\x00R\x06attach\x126\n" +
+	"\arestart\x18\b \x01(\v2\x1a.infractl.v1.RestartResultH\x00R\arestart\x120\n" +
+	"\x05usage\x18\t \x01(\v2\x18.infractl.v1.UsageResultH\x00R\x05usageB\t\n" +
 	"\aoutcome\"M\n" +
 	"\tTaskError\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
@@ -1708,7 +2323,7 @@ func file_infractl_v1_task_proto_rawDescGZIP() []byte {
 }
 
 var file_infractl_v1_task_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_infractl_v1_task_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_infractl_v1_task_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_infractl_v1_task_proto_goTypes = []any{
 	(Pass)(0),                     // 0: infractl.v1.Pass
 	(ProbeKind)(0),                // 1: infractl.v1.ProbeKind
@@ -1716,61 +2331,81 @@ var file_infractl_v1_task_proto_goTypes = []any{
 	(PhaseOutcome)(0),             // 3: infractl.v1.PhaseOutcome
 	(ProbeOutcome)(0),             // 4: infractl.v1.ProbeOutcome
 	(*Task)(nil),                  // 5: infractl.v1.Task
-	(*ApplyTask)(nil),             // 6: infractl.v1.ApplyTask
-	(*PlanTask)(nil),              // 7: infractl.v1.PlanTask
-	(*ProbeTask)(nil),             // 8: infractl.v1.ProbeTask
-	(*Probe)(nil),                 // 9: infractl.v1.Probe
-	(*ListenTask)(nil),            // 10: infractl.v1.ListenTask
-	(*TaskAccepted)(nil),          // 11: infractl.v1.TaskAccepted
-	(*TaskAcknowledge)(nil),       // 12: infractl.v1.TaskAcknowledge
-	(*TaskProgress)(nil),          // 13: infractl.v1.TaskProgress
-	(*TaskResult)(nil),            // 14: infractl.v1.TaskResult
-	(*TaskError)(nil),             // 15: infractl.v1.TaskError
-	(*PhaseResult)(nil),           // 16: infractl.v1.PhaseResult
-	(*ApplyResult)(nil),           // 17: infractl.v1.ApplyResult
-	(*PlanResult)(nil),            // 18: infractl.v1.PlanResult
-	(*ProbeObservation)(nil),      // 19: infractl.v1.ProbeObservation
-	(*ProbeResult)(nil),           // 20: infractl.v1.ProbeResult
-	(*ListenResult)(nil),          // 21: infractl.v1.ListenResult
-	(*timestamppb.Timestamp)(nil), // 22: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 23: google.protobuf.Duration
-	(*Change)(nil),                // 24: infractl.v1.Change
-	(*HostState)(nil),             // 25: infractl.v1.HostState
+	(*AttachTask)(nil),            // 6: infractl.v1.AttachTask
+	(*AttachResult)(nil),          // 7: infractl.v1.AttachResult
+	(*RestartTask)(nil),           // 8: infractl.v1.RestartTask
+	(*RestartResult)(nil),         // 9: infractl.v1.RestartResult
+	(*UsageTask)(nil),             // 10: infractl.v1.UsageTask
+	(*UsageResult)(nil),           // 11: infractl.v1.UsageResult
+	(*Usage)(nil),                 // 12: infractl.v1.Usage
+	(*ApplyTask)(nil),             // 13: infractl.v1.ApplyTask
+	(*PlanTask)(nil),              // 14: infractl.v1.PlanTask
+	(*ProbeTask)(nil),             // 15: infractl.v1.ProbeTask
+	(*Probe)(nil),                 // 16: infractl.v1.Probe
+	(*ListenTask)(nil),            // 17: infractl.v1.ListenTask
+	(*TaskAccepted)(nil),          // 18: infractl.v1.TaskAccepted
+	(*TaskAcknowledge)(nil),       // 19: infractl.v1.TaskAcknowledge
+	(*TaskProgress)(nil),          // 20: infractl.v1.TaskProgress
+	(*TaskResult)(nil),            // 21: infractl.v1.TaskResult
+	(*TaskError)(nil),             // 22: infractl.v1.TaskError
+	(*PhaseResult)(nil),           // 23: infractl.v1.PhaseResult
+	(*ApplyResult)(nil),           // 24: infractl.v1.ApplyResult
+	(*PlanResult)(nil),            // 25: infractl.v1.PlanResult
+	(*ProbeObservation)(nil),      // 26: infractl.v1.ProbeObservation
+	(*ProbeResult)(nil),           // 27: infractl.v1.ProbeResult
+	(*ListenResult)(nil),          // 28: infractl.v1.ListenResult
+	(*timestamppb.Timestamp)(nil), // 29: google.protobuf.Timestamp
+	(*LogSource)(nil),             // 30: infractl.v1.LogSource
+	(*ExecCommand)(nil),           // 31: infractl.v1.ExecCommand
+	(*durationpb.Duration)(nil),   // 32: google.protobuf.Duration
+	(*Change)(nil),                // 33: infractl.v1.Change
+	(*HostState)(nil),             // 34: infractl.v1.HostState
 }
 var file_infractl_v1_task_proto_depIdxs = []int32{
-	22, // 0: infractl.v1.Task.not_after:type_name -> google.protobuf.Timestamp
-	6,  // 1: infractl.v1.Task.apply:type_name -> infractl.v1.ApplyTask
-	7,  // 2: infractl.v1.Task.plan:type_name -> infractl.v1.PlanTask
-	8,  // 3: infractl.v1.Task.probe:type_name -> infractl.v1.ProbeTask
-	10, // 4: infractl.v1.Task.listen:type_name -> infractl.v1.ListenTask
-	0,  // 5: infractl.v1.ApplyTask.pass:type_name -> infractl.v1.Pass
-	23, // 6: infractl.v1.ApplyTask.window:type_name -> google.protobuf.Duration
-	9,  // 7: infractl.v1.ProbeTask.probes:type_name -> infractl.v1.Probe
-	1,  // 8: infractl.v1.Probe.kind:type_name -> infractl.v1.ProbeKind
-	23, // 9: infractl.v1.Probe.timeout:type_name -> google.protobuf.Duration
-	23, // 10: infractl.v1.ListenTask.duration:type_name -> google.protobuf.Duration
-	2,  // 11: infractl.v1.TaskProgress.phase:type_name -> infractl.v1.Phase
-	15, // 12: infractl.v1.TaskResult.error:type_name -> infractl.v1.TaskError
-	17, // 13: infractl.v1.TaskResult.apply:type_name -> infractl.v1.ApplyResult
-	18, // 14: infractl.v1.TaskResult.plan:type_name -> infractl.v1.PlanResult
-	20, // 15: infractl.v1.TaskResult.probe:type_name -> infractl.v1.ProbeResult
-	21, // 16: infractl.v1.TaskResult.listen:type_name -> infractl.v1.ListenResult
-	2,  // 17: infractl.v1.PhaseResult.phase:type_name -> infractl.v1.Phase
-	3,  // 18: infractl.v1.PhaseResult.outcome:type_name -> infractl.v1.PhaseOutcome
-	24, // 19: infractl.v1.PhaseResult.changes:type_name -> infractl.v1.Change
-	15, // 20: infractl.v1.PhaseResult.error:type_name -> infractl.v1.TaskError
-	23, // 21: infractl.v1.PhaseResult.duration:type_name -> google.protobuf.Duration
-	16, // 22: infractl.v1.ApplyResult.phases:type_name -> infractl.v1.PhaseResult
-	25, // 23: infractl.v1.ApplyResult.state:type_name -> infractl.v1.HostState
-	24, // 24: infractl.v1.PlanResult.changes:type_name -> infractl.v1.Change
-	4,  // 25: infractl.v1.ProbeObservation.outcome:type_name -> infractl.v1.ProbeOutcome
-	23, // 26: infractl.v1.ProbeObservation.latency:type_name -> google.protobuf.Duration
-	19, // 27: infractl.v1.ProbeResult.observations:type_name -> infractl.v1.ProbeObservation
-	28, // [28:28] is the sub-list for method output_type
-	28, // [28:28] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	29, // 0: infractl.v1.Task.not_after:type_name -> google.protobuf.Timestamp
+	13, // 1: infractl.v1.Task.apply:type_name -> infractl.v1.ApplyTask
+	14, // 2: infractl.v1.Task.plan:type_name -> infractl.v1.PlanTask
+	15, // 3: infractl.v1.Task.probe:type_name -> infractl.v1.ProbeTask
+	17, // 4: infractl.v1.Task.listen:type_name -> infractl.v1.ListenTask
+	6,  // 5: infractl.v1.Task.attach:type_name -> infractl.v1.AttachTask
+	8,  // 6: infractl.v1.Task.restart:type_name -> infractl.v1.RestartTask
+	10, // 7: infractl.v1.Task.usage:type_name -> infractl.v1.UsageTask
+	30, // 8: infractl.v1.AttachTask.logs:type_name -> infractl.v1.LogSource
+	31, // 9: infractl.v1.AttachTask.exec:type_name -> infractl.v1.ExecCommand
+	32, // 10: infractl.v1.UsageTask.over:type_name -> google.protobuf.Duration
+	12, // 11: infractl.v1.UsageResult.host:type_name -> infractl.v1.Usage
+	12, // 12: infractl.v1.UsageResult.containers:type_name -> infractl.v1.Usage
+	0,  // 13: infractl.v1.ApplyTask.pass:type_name -> infractl.v1.Pass
+	32, // 14: infractl.v1.ApplyTask.window:type_name -> google.protobuf.Duration
+	16, // 15: infractl.v1.ProbeTask.probes:type_name -> infractl.v1.Probe
+	1,  // 16: infractl.v1.Probe.kind:type_name -> infractl.v1.ProbeKind
+	32, // 17: infractl.v1.Probe.timeout:type_name -> google.protobuf.Duration
+	32, // 18: infractl.v1.ListenTask.duration:type_name -> google.protobuf.Duration
+	2,  // 19: infractl.v1.TaskProgress.phase:type_name -> infractl.v1.Phase
+	22, // 20: infractl.v1.TaskResult.error:type_name -> infractl.v1.TaskError
+	24, // 21: infractl.v1.TaskResult.apply:type_name -> infractl.v1.ApplyResult
+	25, // 22: infractl.v1.TaskResult.plan:type_name -> infractl.v1.PlanResult
+	27, // 23: infractl.v1.TaskResult.probe:type_name -> infractl.v1.ProbeResult
+	28, // 24: infractl.v1.TaskResult.listen:type_name -> infractl.v1.ListenResult
+	7,  // 25: infractl.v1.TaskResult.attach:type_name -> infractl.v1.AttachResult
+	9,  // 26: infractl.v1.TaskResult.restart:type_name -> infractl.v1.RestartResult
+	11, // 27: infractl.v1.TaskResult.usage:type_name -> infractl.v1.UsageResult
+	2,  // 28: infractl.v1.PhaseResult.phase:type_name -> infractl.v1.Phase
+	3,  // 29: infractl.v1.PhaseResult.outcome:type_name -> infractl.v1.PhaseOutcome
+	33, // 30: infractl.v1.PhaseResult.changes:type_name -> infractl.v1.Change
+	22, // 31: infractl.v1.PhaseResult.error:type_name -> infractl.v1.TaskError
+	32, // 32: infractl.v1.PhaseResult.duration:type_name -> google.protobuf.Duration
+	23, // 33: infractl.v1.ApplyResult.phases:type_name -> infractl.v1.PhaseResult
+	34, // 34: infractl.v1.ApplyResult.state:type_name -> infractl.v1.HostState
+	33, // 35: infractl.v1.PlanResult.changes:type_name -> infractl.v1.Change
+	4,  // 36: infractl.v1.ProbeObservation.outcome:type_name -> infractl.v1.ProbeOutcome
+	32, // 37: infractl.v1.ProbeObservation.latency:type_name -> google.protobuf.Duration
+	26, // 38: infractl.v1.ProbeResult.observations:type_name -> infractl.v1.ProbeObservation
+	39, // [39:39] is the sub-list for method output_type
+	39, // [39:39] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_infractl_v1_task_proto_init() }
@@ -1778,18 +2413,29 @@ func file_infractl_v1_task_proto_init() {
 	if File_infractl_v1_task_proto != nil {
 		return
 	}
+	file_infractl_v1_console_proto_init()
 	file_infractl_v1_report_proto_init()
 	file_infractl_v1_task_proto_msgTypes[0].OneofWrappers = []any{
 		(*Task_Apply)(nil),
 		(*Task_Plan)(nil),
 		(*Task_Probe)(nil),
 		(*Task_Listen)(nil),
+		(*Task_Attach)(nil),
+		(*Task_Restart)(nil),
+		(*Task_Usage)(nil),
 	}
-	file_infractl_v1_task_proto_msgTypes[9].OneofWrappers = []any{
+	file_infractl_v1_task_proto_msgTypes[1].OneofWrappers = []any{
+		(*AttachTask_Logs)(nil),
+		(*AttachTask_Exec)(nil),
+	}
+	file_infractl_v1_task_proto_msgTypes[16].OneofWrappers = []any{
 		(*TaskResult_Apply)(nil),
 		(*TaskResult_Plan)(nil),
 		(*TaskResult_Probe)(nil),
 		(*TaskResult_Listen)(nil),
+		(*TaskResult_Attach)(nil),
+		(*TaskResult_Restart)(nil),
+		(*TaskResult_Usage)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1797,7 +2443,7 @@ func file_infractl_v1_task_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_infractl_v1_task_proto_rawDesc), len(file_infractl_v1_task_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   17,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
