@@ -19,7 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protodesc"
-	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/testing/protocmp"
 	"google.golang.org/protobuf/types/descriptorpb"
 
@@ -259,20 +259,10 @@ func TestGeneratedCodeIsCurrent(t *testing.T) {
 
 func registered(t *testing.T, name string) *descriptorpb.FileDescriptorProto {
 	t.Helper()
-	for _, d := range v1Files() {
-		if d.Path() == name {
-			return proto.Clone(protodesc.ToFileDescriptorProto(d)).(*descriptorpb.FileDescriptorProto)
-		}
+	_ = v1.File_infractl_v1_audit_proto // linked in, and with it the whole package
+	d, err := protoregistry.GlobalFiles.FindFileByPath(name)
+	if err != nil {
+		t.Fatalf("%s is in no Go package", name)
 	}
-	t.Fatalf("%s is in no Go package", name)
-	return nil
-}
-
-func v1Files() []protoreflect.FileDescriptor {
-	return []protoreflect.FileDescriptor{
-		v1.File_infractl_v1_audit_proto, v1.File_infractl_v1_enrolment_proto, v1.File_infractl_v1_flow_proto,
-		v1.File_infractl_v1_hostspec_proto, v1.File_infractl_v1_node_proto, v1.File_infractl_v1_operator_proto,
-		v1.File_infractl_v1_report_proto, v1.File_infractl_v1_rollout_proto, v1.File_infractl_v1_session_proto,
-		v1.File_infractl_v1_site_proto, v1.File_infractl_v1_task_proto, v1.File_infractl_v1_token_proto,
-	}
+	return proto.Clone(protodesc.ToFileDescriptorProto(d)).(*descriptorpb.FileDescriptorProto)
 }
