@@ -278,7 +278,7 @@ func (g *ground) recover(ctx context.Context, k kind, trials []*trial) error {
 		return errs.Wrap("after a round", err)
 	}
 	// What the server makes of the round is known when its rollout has ended; clearing earlier would be overtaken by it.
-	wctx, cancel := context.WithTimeout(ctx, 90*time.Second)
+	wctx, cancel := context.WithTimeout(ctx, 4*time.Minute)
 	defer cancel()
 	if _, err := g.site.Infractl(wctx, "rollout", "watch"); err != nil {
 		return errs.Wrap("wait for the rollout of a round", err)
