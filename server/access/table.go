@@ -81,6 +81,9 @@ func Methods() Table {
 		v1.ConsoleService_StreamLogs_FullMethodName: act(change),
 		v1.ConsoleService_Exec_FullMethodName:       stream(act(admin)),
 
+		v1.DnsService_ListRecords_FullMethodName:  site(read(all...)),
+		v1.DnsService_CheckRecords_FullMethodName: act(change),
+
 		v1.EnrolmentService_Enrol_FullMethodName:     enrol,
 		v1.EnrolmentService_Challenge_FullMethodName: enrol,
 		v1.EnrolmentService_Recover_FullMethodName:   enrol,
@@ -136,6 +139,7 @@ func Methods() Table {
 		v1.SessionService_IssueCertificate_FullMethodName: issue,
 		v1.SessionService_FetchSecrets_FullMethodName:     node,
 		v1.SessionService_FetchImage_FullMethodName:       node,
+		v1.SessionService_FetchContent_FullMethodName:     node,
 		v1.SessionService_Attach_FullMethodName:           attach,
 
 		v1.SessionService_Connect_FullMethodName:          connect,
@@ -156,5 +160,10 @@ func Methods() Table {
 		v1.TokenService_CreateToken_FullMethodName: act(admin),
 		v1.TokenService_ListTokens_FullMethodName:  read(certs.RoleAuditor, certs.RoleOperator, certs.RoleAdmin),
 		v1.TokenService_RevokeToken_FullMethodName: act(admin),
+
+		v1.VpnService_AddPeer_FullMethodName:    act(change),
+		v1.VpnService_ListPeers_FullMethodName:  read(all...),
+		v1.VpnService_RemovePeer_FullMethodName: act(change),
+		v1.VpnService_RotatePeer_FullMethodName: act(change),
 	}
 }

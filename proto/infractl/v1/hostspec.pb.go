@@ -105,7 +105,11 @@ type HostSpec struct {
 	// Containers are the container stacks.
 	Containers *ContainersSpec `protobuf:"bytes,16,opt,name=containers,proto3" json:"containers,omitempty"`
 	// Metrics is the agent's metrics page.
-	Metrics       *MetricsSpec `protobuf:"bytes,17,opt,name=metrics,proto3" json:"metrics,omitempty"`
+	Metrics *MetricsSpec `protobuf:"bytes,17,opt,name=metrics,proto3" json:"metrics,omitempty"`
+	// Router is what the site's router does beyond being a host.
+	Router *RouterSpec `protobuf:"bytes,18,opt,name=router,proto3" json:"router,omitempty"`
+	// Dns is the name service.
+	Dns           *DnsSpec `protobuf:"bytes,19,opt,name=dns,proto3" json:"dns,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -217,6 +221,841 @@ func (x *HostSpec) GetMetrics() *MetricsSpec {
 	return nil
 }
 
+func (x *HostSpec) GetRouter() *RouterSpec {
+	if x != nil {
+		return x.Router
+	}
+	return nil
+}
+
+func (x *HostSpec) GetDns() *DnsSpec {
+	if x != nil {
+		return x.Dns
+	}
+	return nil
+}
+
+// RouterSpec is what the site's router does beyond being a host. On VyOS one program owns the whole configuration: there the
+// other sections of the host spec are rendered together with this one.
+type RouterSpec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Platform is linux, vyos-1.3, vyos-1.4 or vyos-1.5.
+	Platform string `protobuf:"bytes,1,opt,name=platform,proto3" json:"platform,omitempty"`
+	// Interfaces are its interfaces, in the order of the site file.
+	Interfaces []*RouterInterface `protobuf:"bytes,2,rep,name=interfaces,proto3" json:"interfaces,omitempty"`
+	// Routes are static routes; the default route among them.
+	Routes []*RouterRoute `protobuf:"bytes,3,rep,name=routes,proto3" json:"routes,omitempty"`
+	// SourceNat are the rules by which inside addresses go out.
+	SourceNat []*SourceNat `protobuf:"bytes,4,rep,name=source_nat,json=sourceNat,proto3" json:"source_nat,omitempty"`
+	// DestinationNat are the rules by which ports from outside come in.
+	DestinationNat []*DestinationNat `protobuf:"bytes,5,rep,name=destination_nat,json=destinationNat,proto3" json:"destination_nat,omitempty"`
+	// Wireguard is the tunnel for people; absent without one.
+	Wireguard     *WireguardSpec `protobuf:"bytes,6,opt,name=wireguard,proto3" json:"wireguard,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RouterSpec) Reset() {
+	*x = RouterSpec{}
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RouterSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RouterSpec) ProtoMessage() {}
+
+func (x *RouterSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RouterSpec.ProtoReflect.Descriptor instead.
+func (*RouterSpec) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *RouterSpec) GetPlatform() string {
+	if x != nil {
+		return x.Platform
+	}
+	return ""
+}
+
+func (x *RouterSpec) GetInterfaces() []*RouterInterface {
+	if x != nil {
+		return x.Interfaces
+	}
+	return nil
+}
+
+func (x *RouterSpec) GetRoutes() []*RouterRoute {
+	if x != nil {
+		return x.Routes
+	}
+	return nil
+}
+
+func (x *RouterSpec) GetSourceNat() []*SourceNat {
+	if x != nil {
+		return x.SourceNat
+	}
+	return nil
+}
+
+func (x *RouterSpec) GetDestinationNat() []*DestinationNat {
+	if x != nil {
+		return x.DestinationNat
+	}
+	return nil
+}
+
+func (x *RouterSpec) GetWireguard() *WireguardSpec {
+	if x != nil {
+		return x.Wireguard
+	}
+	return nil
+}
+
+// RouterInterface is one interface.
+type RouterInterface struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name is the interface's name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Addresses are its addresses with prefix length.
+	Addresses []string `protobuf:"bytes,2,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	// Network is the network's name.
+	Network string `protobuf:"bytes,3,opt,name=network,proto3" json:"network,omitempty"`
+	// Description is for people.
+	Description string `protobuf:"bytes,4,opt,name=description,proto3" json:"description,omitempty"`
+	// Outside says that it leads out of the site.
+	Outside bool `protobuf:"varint,5,opt,name=outside,proto3" json:"outside,omitempty"`
+	// Mac ties the name to a card; empty for none.
+	Mac           string `protobuf:"bytes,6,opt,name=mac,proto3" json:"mac,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RouterInterface) Reset() {
+	*x = RouterInterface{}
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RouterInterface) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RouterInterface) ProtoMessage() {}
+
+func (x *RouterInterface) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RouterInterface.ProtoReflect.Descriptor instead.
+func (*RouterInterface) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *RouterInterface) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RouterInterface) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *RouterInterface) GetNetwork() string {
+	if x != nil {
+		return x.Network
+	}
+	return ""
+}
+
+func (x *RouterInterface) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *RouterInterface) GetOutside() bool {
+	if x != nil {
+		return x.Outside
+	}
+	return false
+}
+
+func (x *RouterInterface) GetMac() string {
+	if x != nil {
+		return x.Mac
+	}
+	return ""
+}
+
+// RouterRoute is one static route.
+type RouterRoute struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Prefix is where it leads, such as 0.0.0.0/0.
+	Prefix string `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	// Via is the next hop.
+	Via           string `protobuf:"bytes,2,opt,name=via,proto3" json:"via,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RouterRoute) Reset() {
+	*x = RouterRoute{}
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RouterRoute) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RouterRoute) ProtoMessage() {}
+
+func (x *RouterRoute) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RouterRoute.ProtoReflect.Descriptor instead.
+func (*RouterRoute) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *RouterRoute) GetPrefix() string {
+	if x != nil {
+		return x.Prefix
+	}
+	return ""
+}
+
+func (x *RouterRoute) GetVia() string {
+	if x != nil {
+		return x.Via
+	}
+	return ""
+}
+
+// SourceNat lets addresses go out under the router's own.
+type SourceNat struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Description is for people.
+	Description string `protobuf:"bytes,1,opt,name=description,proto3" json:"description,omitempty"`
+	// Source is the prefix whose addresses are replaced.
+	Source string `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
+	// Interface is the interface that they leave by; they get its address.
+	Interface string `protobuf:"bytes,3,opt,name=interface,proto3" json:"interface,omitempty"`
+	// Excluded are destinations that keep their source.
+	Excluded      []string `protobuf:"bytes,4,rep,name=excluded,proto3" json:"excluded,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SourceNat) Reset() {
+	*x = SourceNat{}
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SourceNat) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SourceNat) ProtoMessage() {}
+
+func (x *SourceNat) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SourceNat.ProtoReflect.Descriptor instead.
+func (*SourceNat) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *SourceNat) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *SourceNat) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *SourceNat) GetInterface() string {
+	if x != nil {
+		return x.Interface
+	}
+	return ""
+}
+
+func (x *SourceNat) GetExcluded() []string {
+	if x != nil {
+		return x.Excluded
+	}
+	return nil
+}
+
+// DestinationNat sends a port of the router's outside address to a host inside.
+type DestinationNat struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Description is for people.
+	Description string `protobuf:"bytes,1,opt,name=description,proto3" json:"description,omitempty"`
+	// Interface is the interface that they come in by.
+	Interface string `protobuf:"bytes,2,opt,name=interface,proto3" json:"interface,omitempty"`
+	// Protocol is tcp or udp.
+	Protocol string `protobuf:"bytes,3,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	// Ports are the ports, the same on both sides.
+	Ports *PortRange `protobuf:"bytes,4,opt,name=ports,proto3" json:"ports,omitempty"`
+	// Target is the address inside.
+	Target string `protobuf:"bytes,5,opt,name=target,proto3" json:"target,omitempty"`
+	// Flow is the flow that it comes from.
+	Flow string `protobuf:"bytes,6,opt,name=flow,proto3" json:"flow,omitempty"`
+	// From are the prefixes that it is for; empty means anywhere outside.
+	From          []string `protobuf:"bytes,7,rep,name=from,proto3" json:"from,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DestinationNat) Reset() {
+	*x = DestinationNat{}
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DestinationNat) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DestinationNat) ProtoMessage() {}
+
+func (x *DestinationNat) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DestinationNat.ProtoReflect.Descriptor instead.
+func (*DestinationNat) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *DestinationNat) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *DestinationNat) GetInterface() string {
+	if x != nil {
+		return x.Interface
+	}
+	return ""
+}
+
+func (x *DestinationNat) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
+}
+
+func (x *DestinationNat) GetPorts() *PortRange {
+	if x != nil {
+		return x.Ports
+	}
+	return nil
+}
+
+func (x *DestinationNat) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *DestinationNat) GetFlow() string {
+	if x != nil {
+		return x.Flow
+	}
+	return ""
+}
+
+func (x *DestinationNat) GetFrom() []string {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+// WireguardSpec is the tunnel for people. The router makes its private key itself, and it never leaves the router.
+type WireguardSpec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Interface is the tunnel's interface, such as wg0.
+	Interface string `protobuf:"bytes,1,opt,name=interface,proto3" json:"interface,omitempty"`
+	// Addresses are the router's addresses in the tunnel, with prefix length.
+	Addresses []string `protobuf:"bytes,2,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	// Port is the UDP port.
+	Port uint32 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`
+	// Peers are who may come in, sorted by name.
+	Peers         []*WireguardPeer `protobuf:"bytes,4,rep,name=peers,proto3" json:"peers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WireguardSpec) Reset() {
+	*x = WireguardSpec{}
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WireguardSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WireguardSpec) ProtoMessage() {}
+
+func (x *WireguardSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WireguardSpec.ProtoReflect.Descriptor instead.
+func (*WireguardSpec) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *WireguardSpec) GetInterface() string {
+	if x != nil {
+		return x.Interface
+	}
+	return ""
+}
+
+func (x *WireguardSpec) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *WireguardSpec) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *WireguardSpec) GetPeers() []*WireguardPeer {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
+// WireguardPeer is one machine of a person.
+type WireguardPeer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name is the peer's name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// PublicKey is its public key, base64.
+	PublicKey string `protobuf:"bytes,2,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	// AllowedIps are its addresses, as prefixes.
+	AllowedIps    []string `protobuf:"bytes,3,rep,name=allowed_ips,json=allowedIps,proto3" json:"allowed_ips,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WireguardPeer) Reset() {
+	*x = WireguardPeer{}
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WireguardPeer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WireguardPeer) ProtoMessage() {}
+
+func (x *WireguardPeer) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WireguardPeer.ProtoReflect.Descriptor instead.
+func (*WireguardPeer) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *WireguardPeer) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *WireguardPeer) GetPublicKey() string {
+	if x != nil {
+		return x.PublicKey
+	}
+	return ""
+}
+
+func (x *WireguardPeer) GetAllowedIps() []string {
+	if x != nil {
+		return x.AllowedIps
+	}
+	return nil
+}
+
+// DnsSpec is the name service of one host.
+type DnsSpec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ListenAddresses are the addresses that it answers on, beside loopback.
+	ListenAddresses []string `protobuf:"bytes,1,rep,name=listen_addresses,json=listenAddresses,proto3" json:"listen_addresses,omitempty"`
+	// Forwarders are the outside resolvers that it asks.
+	Forwarders []string `protobuf:"bytes,2,rep,name=forwarders,proto3" json:"forwarders,omitempty"`
+	// RecursionFrom are the prefixes that it answers everything.
+	RecursionFrom []string `protobuf:"bytes,3,rep,name=recursion_from,json=recursionFrom,proto3" json:"recursion_from,omitempty"`
+	// Zones are its zones, sorted by view and name.
+	Zones []*DnsZone `protobuf:"bytes,4,rep,name=zones,proto3" json:"zones,omitempty"`
+	// TransferTo are the addresses that may fetch zones.
+	TransferTo []string `protobuf:"bytes,5,rep,name=transfer_to,json=transferTo,proto3" json:"transfer_to,omitempty"`
+	// TransferKey is the secret with which transfers are signed; absent for none.
+	TransferKey *SecretRef `protobuf:"bytes,6,opt,name=transfer_key,json=transferKey,proto3" json:"transfer_key,omitempty"`
+	// ValidateExcept are private domains whose signatures nobody could have.
+	ValidateExcept []string `protobuf:"bytes,7,rep,name=validate_except,json=validateExcept,proto3" json:"validate_except,omitempty"`
+	// Views are there where inside and outside get different answers; empty means one view for all.
+	Views         []*DnsView `protobuf:"bytes,8,rep,name=views,proto3" json:"views,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DnsSpec) Reset() {
+	*x = DnsSpec{}
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DnsSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DnsSpec) ProtoMessage() {}
+
+func (x *DnsSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DnsSpec.ProtoReflect.Descriptor instead.
+func (*DnsSpec) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *DnsSpec) GetListenAddresses() []string {
+	if x != nil {
+		return x.ListenAddresses
+	}
+	return nil
+}
+
+func (x *DnsSpec) GetForwarders() []string {
+	if x != nil {
+		return x.Forwarders
+	}
+	return nil
+}
+
+func (x *DnsSpec) GetRecursionFrom() []string {
+	if x != nil {
+		return x.RecursionFrom
+	}
+	return nil
+}
+
+func (x *DnsSpec) GetZones() []*DnsZone {
+	if x != nil {
+		return x.Zones
+	}
+	return nil
+}
+
+func (x *DnsSpec) GetTransferTo() []string {
+	if x != nil {
+		return x.TransferTo
+	}
+	return nil
+}
+
+func (x *DnsSpec) GetTransferKey() *SecretRef {
+	if x != nil {
+		return x.TransferKey
+	}
+	return nil
+}
+
+func (x *DnsSpec) GetValidateExcept() []string {
+	if x != nil {
+		return x.ValidateExcept
+	}
+	return nil
+}
+
+func (x *DnsSpec) GetViews() []*DnsView {
+	if x != nil {
+		return x.Views
+	}
+	return nil
+}
+
+// DnsView is one view; the first that matches a client decides.
+type DnsView struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name is inside or outside.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Clients are the prefixes that see it; empty means everybody else.
+	Clients []string `protobuf:"bytes,2,rep,name=clients,proto3" json:"clients,omitempty"`
+	// Recursion says whether it answers everything.
+	Recursion     bool `protobuf:"varint,3,opt,name=recursion,proto3" json:"recursion,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DnsView) Reset() {
+	*x = DnsView{}
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DnsView) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DnsView) ProtoMessage() {}
+
+func (x *DnsView) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DnsView.ProtoReflect.Descriptor instead.
+func (*DnsView) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *DnsView) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DnsView) GetClients() []string {
+	if x != nil {
+		return x.Clients
+	}
+	return nil
+}
+
+func (x *DnsView) GetRecursion() bool {
+	if x != nil {
+		return x.Recursion
+	}
+	return false
+}
+
+// DnsZone is one zone.
+type DnsZone struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name is the zone's name without a final dot.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// View is its view; empty where there are none.
+	View string `protobuf:"bytes,2,opt,name=view,proto3" json:"view,omitempty"`
+	// Serial is the SOA serial, held by the server.
+	Serial uint32 `protobuf:"varint,3,opt,name=serial,proto3" json:"serial,omitempty"`
+	// ContentDigest is the SHA-256 of its master file, which is fetched apart; empty for a secondary zone.
+	ContentDigest string `protobuf:"bytes,4,opt,name=content_digest,json=contentDigest,proto3" json:"content_digest,omitempty"`
+	// Primaries are where a secondary zone is fetched from.
+	Primaries []string `protobuf:"bytes,5,rep,name=primaries,proto3" json:"primaries,omitempty"`
+	// Dynamic says that the zone changes by RFC 2136: its records are not in the master file, which holds only its beginning.
+	Dynamic bool `protobuf:"varint,6,opt,name=dynamic,proto3" json:"dynamic,omitempty"`
+	// UpdateKey is the secret that may change a dynamic zone.
+	UpdateKey     *SecretRef `protobuf:"bytes,7,opt,name=update_key,json=updateKey,proto3" json:"update_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DnsZone) Reset() {
+	*x = DnsZone{}
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DnsZone) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DnsZone) ProtoMessage() {}
+
+func (x *DnsZone) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DnsZone.ProtoReflect.Descriptor instead.
+func (*DnsZone) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *DnsZone) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DnsZone) GetView() string {
+	if x != nil {
+		return x.View
+	}
+	return ""
+}
+
+func (x *DnsZone) GetSerial() uint32 {
+	if x != nil {
+		return x.Serial
+	}
+	return 0
+}
+
+func (x *DnsZone) GetContentDigest() string {
+	if x != nil {
+		return x.ContentDigest
+	}
+	return ""
+}
+
+func (x *DnsZone) GetPrimaries() []string {
+	if x != nil {
+		return x.Primaries
+	}
+	return nil
+}
+
+func (x *DnsZone) GetDynamic() bool {
+	if x != nil {
+		return x.Dynamic
+	}
+	return false
+}
+
+func (x *DnsZone) GetUpdateKey() *SecretRef {
+	if x != nil {
+		return x.UpdateKey
+	}
+	return nil
+}
+
 // PackagesSpec says which packages of the operating system are there.
 type PackagesSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -232,7 +1071,7 @@ type PackagesSpec struct {
 
 func (x *PackagesSpec) Reset() {
 	*x = PackagesSpec{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[1]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -244,7 +1083,7 @@ func (x *PackagesSpec) String() string {
 func (*PackagesSpec) ProtoMessage() {}
 
 func (x *PackagesSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[1]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -257,7 +1096,7 @@ func (x *PackagesSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PackagesSpec.ProtoReflect.Descriptor instead.
 func (*PackagesSpec) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{1}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *PackagesSpec) GetPresent() []string {
@@ -293,7 +1132,7 @@ type ContainersSpec struct {
 
 func (x *ContainersSpec) Reset() {
 	*x = ContainersSpec{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[2]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -305,7 +1144,7 @@ func (x *ContainersSpec) String() string {
 func (*ContainersSpec) ProtoMessage() {}
 
 func (x *ContainersSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[2]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -318,7 +1157,7 @@ func (x *ContainersSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainersSpec.ProtoReflect.Descriptor instead.
 func (*ContainersSpec) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{2}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ContainersSpec) GetStacks() []*StackSpec {
@@ -351,7 +1190,7 @@ type StackSpec struct {
 
 func (x *StackSpec) Reset() {
 	*x = StackSpec{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[3]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -363,7 +1202,7 @@ func (x *StackSpec) String() string {
 func (*StackSpec) ProtoMessage() {}
 
 func (x *StackSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[3]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -376,7 +1215,7 @@ func (x *StackSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StackSpec.ProtoReflect.Descriptor instead.
 func (*StackSpec) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{3}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *StackSpec) GetName() string {
@@ -443,7 +1282,7 @@ type StackFile struct {
 
 func (x *StackFile) Reset() {
 	*x = StackFile{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[4]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -455,7 +1294,7 @@ func (x *StackFile) String() string {
 func (*StackFile) ProtoMessage() {}
 
 func (x *StackFile) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[4]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -468,7 +1307,7 @@ func (x *StackFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StackFile.ProtoReflect.Descriptor instead.
 func (*StackFile) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{4}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *StackFile) GetPath() string {
@@ -509,7 +1348,7 @@ type StackImage struct {
 
 func (x *StackImage) Reset() {
 	*x = StackImage{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[5]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -521,7 +1360,7 @@ func (x *StackImage) String() string {
 func (*StackImage) ProtoMessage() {}
 
 func (x *StackImage) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[5]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -534,7 +1373,7 @@ func (x *StackImage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StackImage.ProtoReflect.Descriptor instead.
 func (*StackImage) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{5}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *StackImage) GetReference() string {
@@ -578,7 +1417,7 @@ type SecretRef struct {
 
 func (x *SecretRef) Reset() {
 	*x = SecretRef{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[6]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -590,7 +1429,7 @@ func (x *SecretRef) String() string {
 func (*SecretRef) ProtoMessage() {}
 
 func (x *SecretRef) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[6]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -603,7 +1442,7 @@ func (x *SecretRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecretRef.ProtoReflect.Descriptor instead.
 func (*SecretRef) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{6}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SecretRef) GetName() string {
@@ -637,7 +1476,7 @@ type MetricsSpec struct {
 
 func (x *MetricsSpec) Reset() {
 	*x = MetricsSpec{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[7]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -649,7 +1488,7 @@ func (x *MetricsSpec) String() string {
 func (*MetricsSpec) ProtoMessage() {}
 
 func (x *MetricsSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[7]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -662,7 +1501,7 @@ func (x *MetricsSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetricsSpec.ProtoReflect.Descriptor instead.
 func (*MetricsSpec) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{7}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *MetricsSpec) GetListenAddresses() []string {
@@ -716,7 +1555,7 @@ type SystemSpec struct {
 
 func (x *SystemSpec) Reset() {
 	*x = SystemSpec{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[8]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -728,7 +1567,7 @@ func (x *SystemSpec) String() string {
 func (*SystemSpec) ProtoMessage() {}
 
 func (x *SystemSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[8]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -741,7 +1580,7 @@ func (x *SystemSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SystemSpec.ProtoReflect.Descriptor instead.
 func (*SystemSpec) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{8}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SystemSpec) GetHostname() string {
@@ -806,7 +1645,7 @@ type HostsEntry struct {
 
 func (x *HostsEntry) Reset() {
 	*x = HostsEntry{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[9]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -818,7 +1657,7 @@ func (x *HostsEntry) String() string {
 func (*HostsEntry) ProtoMessage() {}
 
 func (x *HostsEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[9]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -831,7 +1670,7 @@ func (x *HostsEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostsEntry.ProtoReflect.Descriptor instead.
 func (*HostsEntry) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{9}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *HostsEntry) GetAddress() string {
@@ -861,7 +1700,7 @@ type TimeSpec struct {
 
 func (x *TimeSpec) Reset() {
 	*x = TimeSpec{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[10]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -873,7 +1712,7 @@ func (x *TimeSpec) String() string {
 func (*TimeSpec) ProtoMessage() {}
 
 func (x *TimeSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[10]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -886,7 +1725,7 @@ func (x *TimeSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimeSpec.ProtoReflect.Descriptor instead.
 func (*TimeSpec) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{10}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *TimeSpec) GetServers() []string {
@@ -916,7 +1755,7 @@ type AccountsSpec struct {
 
 func (x *AccountsSpec) Reset() {
 	*x = AccountsSpec{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[11]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -928,7 +1767,7 @@ func (x *AccountsSpec) String() string {
 func (*AccountsSpec) ProtoMessage() {}
 
 func (x *AccountsSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[11]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -941,7 +1780,7 @@ func (x *AccountsSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccountsSpec.ProtoReflect.Descriptor instead.
 func (*AccountsSpec) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{11}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *AccountsSpec) GetAccounts() []*Account {
@@ -977,7 +1816,7 @@ type Account struct {
 
 func (x *Account) Reset() {
 	*x = Account{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[12]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -989,7 +1828,7 @@ func (x *Account) String() string {
 func (*Account) ProtoMessage() {}
 
 func (x *Account) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[12]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1002,7 +1841,7 @@ func (x *Account) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Account.ProtoReflect.Descriptor instead.
 func (*Account) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{12}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Account) GetName() string {
@@ -1055,7 +1894,7 @@ type WitnessKey struct {
 
 func (x *WitnessKey) Reset() {
 	*x = WitnessKey{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[13]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1067,7 +1906,7 @@ func (x *WitnessKey) String() string {
 func (*WitnessKey) ProtoMessage() {}
 
 func (x *WitnessKey) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[13]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1080,7 +1919,7 @@ func (x *WitnessKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WitnessKey.ProtoReflect.Descriptor instead.
 func (*WitnessKey) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{13}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *WitnessKey) GetNode() string {
@@ -1132,7 +1971,7 @@ type SshdSpec struct {
 
 func (x *SshdSpec) Reset() {
 	*x = SshdSpec{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[14]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1144,7 +1983,7 @@ func (x *SshdSpec) String() string {
 func (*SshdSpec) ProtoMessage() {}
 
 func (x *SshdSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[14]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1157,7 +1996,7 @@ func (x *SshdSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SshdSpec.ProtoReflect.Descriptor instead.
 func (*SshdSpec) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{14}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SshdSpec) GetPort() uint32 {
@@ -1240,7 +2079,7 @@ type FirewallSpec struct {
 
 func (x *FirewallSpec) Reset() {
 	*x = FirewallSpec{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[15]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1252,7 +2091,7 @@ func (x *FirewallSpec) String() string {
 func (*FirewallSpec) ProtoMessage() {}
 
 func (x *FirewallSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[15]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1265,7 +2104,7 @@ func (x *FirewallSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FirewallSpec.ProtoReflect.Descriptor instead.
 func (*FirewallSpec) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{15}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *FirewallSpec) GetRules() []*FirewallRule {
@@ -1323,7 +2162,7 @@ type FirewallRule struct {
 
 func (x *FirewallRule) Reset() {
 	*x = FirewallRule{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[16]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1335,7 +2174,7 @@ func (x *FirewallRule) String() string {
 func (*FirewallRule) ProtoMessage() {}
 
 func (x *FirewallRule) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[16]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1348,7 +2187,7 @@ func (x *FirewallRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FirewallRule.ProtoReflect.Descriptor instead.
 func (*FirewallRule) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{16}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *FirewallRule) GetHook() FirewallHook {
@@ -1427,7 +2266,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[17]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1439,7 +2278,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[17]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1452,7 +2291,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{17}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Endpoint) GetPrefixes() []string {
@@ -1482,7 +2321,7 @@ type PortRange struct {
 
 func (x *PortRange) Reset() {
 	*x = PortRange{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[18]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1494,7 +2333,7 @@ func (x *PortRange) String() string {
 func (*PortRange) ProtoMessage() {}
 
 func (x *PortRange) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[18]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1507,7 +2346,7 @@ func (x *PortRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortRange.ProtoReflect.Descriptor instead.
 func (*PortRange) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{18}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *PortRange) GetFirst() uint32 {
@@ -1528,7 +2367,7 @@ var File_infractl_v1_hostspec_proto protoreflect.FileDescriptor
 
 const file_infractl_v1_hostspec_proto_rawDesc = "" +
 	"\n" +
-	"\x1ainfractl/v1/hostspec.proto\x12\vinfractl.v1\"\xe3\x03\n" +
+	"\x1ainfractl/v1/hostspec.proto\x12\vinfractl.v1\"\xbc\x04\n" +
 	"\bHostSpec\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x12\n" +
@@ -1543,7 +2382,79 @@ const file_infractl_v1_hostspec_proto_rawDesc = "" +
 	"\n" +
 	"containers\x18\x10 \x01(\v2\x1b.infractl.v1.ContainersSpecR\n" +
 	"containers\x122\n" +
-	"\ametrics\x18\x11 \x01(\v2\x18.infractl.v1.MetricsSpecR\ametrics\"T\n" +
+	"\ametrics\x18\x11 \x01(\v2\x18.infractl.v1.MetricsSpecR\ametrics\x12/\n" +
+	"\x06router\x18\x12 \x01(\v2\x17.infractl.v1.RouterSpecR\x06router\x12&\n" +
+	"\x03dns\x18\x13 \x01(\v2\x14.infractl.v1.DnsSpecR\x03dns\"\xcf\x02\n" +
+	"\n" +
+	"RouterSpec\x12\x1a\n" +
+	"\bplatform\x18\x01 \x01(\tR\bplatform\x12<\n" +
+	"\n" +
+	"interfaces\x18\x02 \x03(\v2\x1c.infractl.v1.RouterInterfaceR\n" +
+	"interfaces\x120\n" +
+	"\x06routes\x18\x03 \x03(\v2\x18.infractl.v1.RouterRouteR\x06routes\x125\n" +
+	"\n" +
+	"source_nat\x18\x04 \x03(\v2\x16.infractl.v1.SourceNatR\tsourceNat\x12D\n" +
+	"\x0fdestination_nat\x18\x05 \x03(\v2\x1b.infractl.v1.DestinationNatR\x0edestinationNat\x128\n" +
+	"\twireguard\x18\x06 \x01(\v2\x1a.infractl.v1.WireguardSpecR\twireguard\"\xab\x01\n" +
+	"\x0fRouterInterface\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
+	"\taddresses\x18\x02 \x03(\tR\taddresses\x12\x18\n" +
+	"\anetwork\x18\x03 \x01(\tR\anetwork\x12 \n" +
+	"\vdescription\x18\x04 \x01(\tR\vdescription\x12\x18\n" +
+	"\aoutside\x18\x05 \x01(\bR\aoutside\x12\x10\n" +
+	"\x03mac\x18\x06 \x01(\tR\x03mac\"7\n" +
+	"\vRouterRoute\x12\x16\n" +
+	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x12\x10\n" +
+	"\x03via\x18\x02 \x01(\tR\x03via\"\x7f\n" +
+	"\tSourceNat\x12 \n" +
+	"\vdescription\x18\x01 \x01(\tR\vdescription\x12\x16\n" +
+	"\x06source\x18\x02 \x01(\tR\x06source\x12\x1c\n" +
+	"\tinterface\x18\x03 \x01(\tR\tinterface\x12\x1a\n" +
+	"\bexcluded\x18\x04 \x03(\tR\bexcluded\"\xda\x01\n" +
+	"\x0eDestinationNat\x12 \n" +
+	"\vdescription\x18\x01 \x01(\tR\vdescription\x12\x1c\n" +
+	"\tinterface\x18\x02 \x01(\tR\tinterface\x12\x1a\n" +
+	"\bprotocol\x18\x03 \x01(\tR\bprotocol\x12,\n" +
+	"\x05ports\x18\x04 \x01(\v2\x16.infractl.v1.PortRangeR\x05ports\x12\x16\n" +
+	"\x06target\x18\x05 \x01(\tR\x06target\x12\x12\n" +
+	"\x04flow\x18\x06 \x01(\tR\x04flow\x12\x12\n" +
+	"\x04from\x18\a \x03(\tR\x04from\"\x91\x01\n" +
+	"\rWireguardSpec\x12\x1c\n" +
+	"\tinterface\x18\x01 \x01(\tR\tinterface\x12\x1c\n" +
+	"\taddresses\x18\x02 \x03(\tR\taddresses\x12\x12\n" +
+	"\x04port\x18\x03 \x01(\rR\x04port\x120\n" +
+	"\x05peers\x18\x04 \x03(\v2\x1a.infractl.v1.WireguardPeerR\x05peers\"c\n" +
+	"\rWireguardPeer\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x02 \x01(\tR\tpublicKey\x12\x1f\n" +
+	"\vallowed_ips\x18\x03 \x03(\tR\n" +
+	"allowedIps\"\xd8\x02\n" +
+	"\aDnsSpec\x12)\n" +
+	"\x10listen_addresses\x18\x01 \x03(\tR\x0flistenAddresses\x12\x1e\n" +
+	"\n" +
+	"forwarders\x18\x02 \x03(\tR\n" +
+	"forwarders\x12%\n" +
+	"\x0erecursion_from\x18\x03 \x03(\tR\rrecursionFrom\x12*\n" +
+	"\x05zones\x18\x04 \x03(\v2\x14.infractl.v1.DnsZoneR\x05zones\x12\x1f\n" +
+	"\vtransfer_to\x18\x05 \x03(\tR\n" +
+	"transferTo\x129\n" +
+	"\ftransfer_key\x18\x06 \x01(\v2\x16.infractl.v1.SecretRefR\vtransferKey\x12'\n" +
+	"\x0fvalidate_except\x18\a \x03(\tR\x0evalidateExcept\x12*\n" +
+	"\x05views\x18\b \x03(\v2\x14.infractl.v1.DnsViewR\x05views\"U\n" +
+	"\aDnsView\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aclients\x18\x02 \x03(\tR\aclients\x12\x1c\n" +
+	"\trecursion\x18\x03 \x01(\bR\trecursion\"\xdf\x01\n" +
+	"\aDnsZone\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04view\x18\x02 \x01(\tR\x04view\x12\x16\n" +
+	"\x06serial\x18\x03 \x01(\rR\x06serial\x12%\n" +
+	"\x0econtent_digest\x18\x04 \x01(\tR\rcontentDigest\x12\x1c\n" +
+	"\tprimaries\x18\x05 \x03(\tR\tprimaries\x12\x18\n" +
+	"\adynamic\x18\x06 \x01(\bR\adynamic\x125\n" +
+	"\n" +
+	"update_key\x18\a \x01(\v2\x16.infractl.v1.SecretRefR\tupdateKey\"T\n" +
 	"\fPackagesSpec\x12\x18\n" +
 	"\apresent\x18\x01 \x03(\tR\apresent\x12\x16\n" +
 	"\x06absent\x18\x02 \x03(\tR\x06absent\x12\x12\n" +
@@ -1671,59 +2582,82 @@ func file_infractl_v1_hostspec_proto_rawDescGZIP() []byte {
 }
 
 var file_infractl_v1_hostspec_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_infractl_v1_hostspec_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_infractl_v1_hostspec_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_infractl_v1_hostspec_proto_goTypes = []any{
-	(FirewallHook)(0),      // 0: infractl.v1.FirewallHook
-	(*HostSpec)(nil),       // 1: infractl.v1.HostSpec
-	(*PackagesSpec)(nil),   // 2: infractl.v1.PackagesSpec
-	(*ContainersSpec)(nil), // 3: infractl.v1.ContainersSpec
-	(*StackSpec)(nil),      // 4: infractl.v1.StackSpec
-	(*StackFile)(nil),      // 5: infractl.v1.StackFile
-	(*StackImage)(nil),     // 6: infractl.v1.StackImage
-	(*SecretRef)(nil),      // 7: infractl.v1.SecretRef
-	(*MetricsSpec)(nil),    // 8: infractl.v1.MetricsSpec
-	(*SystemSpec)(nil),     // 9: infractl.v1.SystemSpec
-	(*HostsEntry)(nil),     // 10: infractl.v1.HostsEntry
-	(*TimeSpec)(nil),       // 11: infractl.v1.TimeSpec
-	(*AccountsSpec)(nil),   // 12: infractl.v1.AccountsSpec
-	(*Account)(nil),        // 13: infractl.v1.Account
-	(*WitnessKey)(nil),     // 14: infractl.v1.WitnessKey
-	(*SshdSpec)(nil),       // 15: infractl.v1.SshdSpec
-	(*FirewallSpec)(nil),   // 16: infractl.v1.FirewallSpec
-	(*FirewallRule)(nil),   // 17: infractl.v1.FirewallRule
-	(*Endpoint)(nil),       // 18: infractl.v1.Endpoint
-	(*PortRange)(nil),      // 19: infractl.v1.PortRange
-	nil,                    // 20: infractl.v1.StackSpec.VariablesEntry
-	nil,                    // 21: infractl.v1.SystemSpec.SysctlsEntry
+	(FirewallHook)(0),       // 0: infractl.v1.FirewallHook
+	(*HostSpec)(nil),        // 1: infractl.v1.HostSpec
+	(*RouterSpec)(nil),      // 2: infractl.v1.RouterSpec
+	(*RouterInterface)(nil), // 3: infractl.v1.RouterInterface
+	(*RouterRoute)(nil),     // 4: infractl.v1.RouterRoute
+	(*SourceNat)(nil),       // 5: infractl.v1.SourceNat
+	(*DestinationNat)(nil),  // 6: infractl.v1.DestinationNat
+	(*WireguardSpec)(nil),   // 7: infractl.v1.WireguardSpec
+	(*WireguardPeer)(nil),   // 8: infractl.v1.WireguardPeer
+	(*DnsSpec)(nil),         // 9: infractl.v1.DnsSpec
+	(*DnsView)(nil),         // 10: infractl.v1.DnsView
+	(*DnsZone)(nil),         // 11: infractl.v1.DnsZone
+	(*PackagesSpec)(nil),    // 12: infractl.v1.PackagesSpec
+	(*ContainersSpec)(nil),  // 13: infractl.v1.ContainersSpec
+	(*StackSpec)(nil),       // 14: infractl.v1.StackSpec
+	(*StackFile)(nil),       // 15: infractl.v1.StackFile
+	(*StackImage)(nil),      // 16: infractl.v1.StackImage
+	(*SecretRef)(nil),       // 17: infractl.v1.SecretRef
+	(*MetricsSpec)(nil),     // 18: infractl.v1.MetricsSpec
+	(*SystemSpec)(nil),      // 19: infractl.v1.SystemSpec
+	(*HostsEntry)(nil),      // 20: infractl.v1.HostsEntry
+	(*TimeSpec)(nil),        // 21: infractl.v1.TimeSpec
+	(*AccountsSpec)(nil),    // 22: infractl.v1.AccountsSpec
+	(*Account)(nil),         // 23: infractl.v1.Account
+	(*WitnessKey)(nil),      // 24: infractl.v1.WitnessKey
+	(*SshdSpec)(nil),        // 25: infractl.v1.SshdSpec
+	(*FirewallSpec)(nil),    // 26: infractl.v1.FirewallSpec
+	(*FirewallRule)(nil),    // 27: infractl.v1.FirewallRule
+	(*Endpoint)(nil),        // 28: infractl.v1.Endpoint
+	(*PortRange)(nil),       // 29: infractl.v1.PortRange
+	nil,                     // 30: infractl.v1.StackSpec.VariablesEntry
+	nil,                     // 31: infractl.v1.SystemSpec.SysctlsEntry
 }
 var file_infractl_v1_hostspec_proto_depIdxs = []int32{
-	9,  // 0: infractl.v1.HostSpec.system:type_name -> infractl.v1.SystemSpec
-	11, // 1: infractl.v1.HostSpec.time:type_name -> infractl.v1.TimeSpec
-	12, // 2: infractl.v1.HostSpec.accounts:type_name -> infractl.v1.AccountsSpec
-	15, // 3: infractl.v1.HostSpec.sshd:type_name -> infractl.v1.SshdSpec
-	16, // 4: infractl.v1.HostSpec.firewall:type_name -> infractl.v1.FirewallSpec
-	2,  // 5: infractl.v1.HostSpec.packages:type_name -> infractl.v1.PackagesSpec
-	3,  // 6: infractl.v1.HostSpec.containers:type_name -> infractl.v1.ContainersSpec
-	8,  // 7: infractl.v1.HostSpec.metrics:type_name -> infractl.v1.MetricsSpec
-	4,  // 8: infractl.v1.ContainersSpec.stacks:type_name -> infractl.v1.StackSpec
-	5,  // 9: infractl.v1.StackSpec.files:type_name -> infractl.v1.StackFile
-	6,  // 10: infractl.v1.StackSpec.images:type_name -> infractl.v1.StackImage
-	7,  // 11: infractl.v1.StackSpec.secrets:type_name -> infractl.v1.SecretRef
-	20, // 12: infractl.v1.StackSpec.variables:type_name -> infractl.v1.StackSpec.VariablesEntry
-	10, // 13: infractl.v1.SystemSpec.hosts:type_name -> infractl.v1.HostsEntry
-	21, // 14: infractl.v1.SystemSpec.sysctls:type_name -> infractl.v1.SystemSpec.SysctlsEntry
-	13, // 15: infractl.v1.AccountsSpec.accounts:type_name -> infractl.v1.Account
-	14, // 16: infractl.v1.AccountsSpec.witness_keys:type_name -> infractl.v1.WitnessKey
-	17, // 17: infractl.v1.FirewallSpec.rules:type_name -> infractl.v1.FirewallRule
-	0,  // 18: infractl.v1.FirewallRule.hook:type_name -> infractl.v1.FirewallHook
-	19, // 19: infractl.v1.FirewallRule.ports:type_name -> infractl.v1.PortRange
-	18, // 20: infractl.v1.FirewallRule.from:type_name -> infractl.v1.Endpoint
-	18, // 21: infractl.v1.FirewallRule.to:type_name -> infractl.v1.Endpoint
-	22, // [22:22] is the sub-list for method output_type
-	22, // [22:22] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	19, // 0: infractl.v1.HostSpec.system:type_name -> infractl.v1.SystemSpec
+	21, // 1: infractl.v1.HostSpec.time:type_name -> infractl.v1.TimeSpec
+	22, // 2: infractl.v1.HostSpec.accounts:type_name -> infractl.v1.AccountsSpec
+	25, // 3: infractl.v1.HostSpec.sshd:type_name -> infractl.v1.SshdSpec
+	26, // 4: infractl.v1.HostSpec.firewall:type_name -> infractl.v1.FirewallSpec
+	12, // 5: infractl.v1.HostSpec.packages:type_name -> infractl.v1.PackagesSpec
+	13, // 6: infractl.v1.HostSpec.containers:type_name -> infractl.v1.ContainersSpec
+	18, // 7: infractl.v1.HostSpec.metrics:type_name -> infractl.v1.MetricsSpec
+	2,  // 8: infractl.v1.HostSpec.router:type_name -> infractl.v1.RouterSpec
+	9,  // 9: infractl.v1.HostSpec.dns:type_name -> infractl.v1.DnsSpec
+	3,  // 10: infractl.v1.RouterSpec.interfaces:type_name -> infractl.v1.RouterInterface
+	4,  // 11: infractl.v1.RouterSpec.routes:type_name -> infractl.v1.RouterRoute
+	5,  // 12: infractl.v1.RouterSpec.source_nat:type_name -> infractl.v1.SourceNat
+	6,  // 13: infractl.v1.RouterSpec.destination_nat:type_name -> infractl.v1.DestinationNat
+	7,  // 14: infractl.v1.RouterSpec.wireguard:type_name -> infractl.v1.WireguardSpec
+	29, // 15: infractl.v1.DestinationNat.ports:type_name -> infractl.v1.PortRange
+	8,  // 16: infractl.v1.WireguardSpec.peers:type_name -> infractl.v1.WireguardPeer
+	11, // 17: infractl.v1.DnsSpec.zones:type_name -> infractl.v1.DnsZone
+	17, // 18: infractl.v1.DnsSpec.transfer_key:type_name -> infractl.v1.SecretRef
+	10, // 19: infractl.v1.DnsSpec.views:type_name -> infractl.v1.DnsView
+	17, // 20: infractl.v1.DnsZone.update_key:type_name -> infractl.v1.SecretRef
+	14, // 21: infractl.v1.ContainersSpec.stacks:type_name -> infractl.v1.StackSpec
+	15, // 22: infractl.v1.StackSpec.files:type_name -> infractl.v1.StackFile
+	16, // 23: infractl.v1.StackSpec.images:type_name -> infractl.v1.StackImage
+	17, // 24: infractl.v1.StackSpec.secrets:type_name -> infractl.v1.SecretRef
+	30, // 25: infractl.v1.StackSpec.variables:type_name -> infractl.v1.StackSpec.VariablesEntry
+	20, // 26: infractl.v1.SystemSpec.hosts:type_name -> infractl.v1.HostsEntry
+	31, // 27: infractl.v1.SystemSpec.sysctls:type_name -> infractl.v1.SystemSpec.SysctlsEntry
+	23, // 28: infractl.v1.AccountsSpec.accounts:type_name -> infractl.v1.Account
+	24, // 29: infractl.v1.AccountsSpec.witness_keys:type_name -> infractl.v1.WitnessKey
+	27, // 30: infractl.v1.FirewallSpec.rules:type_name -> infractl.v1.FirewallRule
+	0,  // 31: infractl.v1.FirewallRule.hook:type_name -> infractl.v1.FirewallHook
+	29, // 32: infractl.v1.FirewallRule.ports:type_name -> infractl.v1.PortRange
+	28, // 33: infractl.v1.FirewallRule.from:type_name -> infractl.v1.Endpoint
+	28, // 34: infractl.v1.FirewallRule.to:type_name -> infractl.v1.Endpoint
+	35, // [35:35] is the sub-list for method output_type
+	35, // [35:35] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_infractl_v1_hostspec_proto_init() }
@@ -1737,7 +2671,7 @@ func file_infractl_v1_hostspec_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_infractl_v1_hostspec_proto_rawDesc), len(file_infractl_v1_hostspec_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   21,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -142,7 +142,11 @@ type Node struct {
 	// Enrolled is when it enrolled.
 	Enrolled *timestamppb.Timestamp `protobuf:"bytes,19,opt,name=enrolled,proto3" json:"enrolled,omitempty"`
 	// Containers are those of its stacks, as it last reported.
-	Containers    *ContainersReport `protobuf:"bytes,20,opt,name=containers,proto3" json:"containers,omitempty"`
+	Containers *ContainersReport `protobuf:"bytes,20,opt,name=containers,proto3" json:"containers,omitempty"`
+	// Clock is how well it keeps time, as it last reported.
+	Clock *ClockReport `protobuf:"bytes,21,opt,name=clock,proto3" json:"clock,omitempty"`
+	// Router is how the router is, as it last reported.
+	Router        *RouterReport `protobuf:"bytes,22,opt,name=router,proto3" json:"router,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -313,6 +317,20 @@ func (x *Node) GetEnrolled() *timestamppb.Timestamp {
 func (x *Node) GetContainers() *ContainersReport {
 	if x != nil {
 		return x.Containers
+	}
+	return nil
+}
+
+func (x *Node) GetClock() *ClockReport {
+	if x != nil {
+		return x.Clock
+	}
+	return nil
+}
+
+func (x *Node) GetRouter() *RouterReport {
+	if x != nil {
+		return x.Router
 	}
 	return nil
 }
@@ -1367,7 +1385,7 @@ var File_infractl_v1_node_proto protoreflect.FileDescriptor
 
 const file_infractl_v1_node_proto_rawDesc = "" +
 	"\n" +
-	"\x16infractl/v1/node.proto\x12\vinfractl.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1binfractl/v1/enrolment.proto\x1a\x18infractl/v1/report.proto\x1a\x16infractl/v1/site.proto\x1a\x16infractl/v1/task.proto\"\xd9\x06\n" +
+	"\x16infractl/v1/node.proto\x12\vinfractl.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1binfractl/v1/enrolment.proto\x1a\x18infractl/v1/report.proto\x1a\x16infractl/v1/site.proto\x1a\x16infractl/v1/task.proto\"\xbc\a\n" +
 	"\x04Node\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12,\n" +
@@ -1392,7 +1410,9 @@ const file_infractl_v1_node_proto_rawDesc = "" +
 	"\benrolled\x18\x13 \x01(\v2\x1a.google.protobuf.TimestampR\benrolled\x12=\n" +
 	"\n" +
 	"containers\x18\x14 \x01(\v2\x1d.infractl.v1.ContainersReportR\n" +
-	"containers\"'\n" +
+	"containers\x12.\n" +
+	"\x05clock\x18\x15 \x01(\v2\x18.infractl.v1.ClockReportR\x05clock\x121\n" +
+	"\x06router\x18\x16 \x01(\v2\x19.infractl.v1.RouterReportR\x06router\"'\n" +
 	"\x0fGetUsageRequest\x12\x14\n" +
 	"\x05nodes\x18\x01 \x03(\tR\x05nodes\"@\n" +
 	"\x10GetUsageResponse\x12,\n" +
@@ -1518,8 +1538,10 @@ var file_infractl_v1_node_proto_goTypes = []any{
 	(*HostFacts)(nil),             // 25: infractl.v1.HostFacts
 	(*HostFingerprint)(nil),       // 26: infractl.v1.HostFingerprint
 	(*ContainersReport)(nil),      // 27: infractl.v1.ContainersReport
-	(*UsageResult)(nil),           // 28: infractl.v1.UsageResult
-	(*Finding)(nil),               // 29: infractl.v1.Finding
+	(*ClockReport)(nil),           // 28: infractl.v1.ClockReport
+	(*RouterReport)(nil),          // 29: infractl.v1.RouterReport
+	(*UsageResult)(nil),           // 30: infractl.v1.UsageResult
+	(*Finding)(nil),               // 31: infractl.v1.Finding
 }
 var file_infractl_v1_node_proto_depIdxs = []int32{
 	0,  // 0: infractl.v1.Node.state:type_name -> infractl.v1.NodeState
@@ -1532,40 +1554,42 @@ var file_infractl_v1_node_proto_depIdxs = []int32{
 	26, // 7: infractl.v1.Node.fingerprint:type_name -> infractl.v1.HostFingerprint
 	22, // 8: infractl.v1.Node.enrolled:type_name -> google.protobuf.Timestamp
 	27, // 9: infractl.v1.Node.containers:type_name -> infractl.v1.ContainersReport
-	4,  // 10: infractl.v1.GetUsageResponse.nodes:type_name -> infractl.v1.NodeUsage
-	28, // 11: infractl.v1.NodeUsage.usage:type_name -> infractl.v1.UsageResult
-	1,  // 12: infractl.v1.ResumeNodeResponse.node:type_name -> infractl.v1.Node
-	22, // 13: infractl.v1.KnownBad.time:type_name -> google.protobuf.Timestamp
-	1,  // 14: infractl.v1.ListNodesResponse.nodes:type_name -> infractl.v1.Node
-	1,  // 15: infractl.v1.GetNodeResponse.node:type_name -> infractl.v1.Node
-	1,  // 16: infractl.v1.ApproveNodeResponse.node:type_name -> infractl.v1.Node
-	22, // 17: infractl.v1.GetStatusResponse.server_time:type_name -> google.protobuf.Timestamp
-	1,  // 18: infractl.v1.GetStatusResponse.nodes:type_name -> infractl.v1.Node
-	29, // 19: infractl.v1.GetStatusResponse.findings:type_name -> infractl.v1.Finding
-	22, // 20: infractl.v1.GetStatusResponse.certificate_not_after:type_name -> google.protobuf.Timestamp
-	8,  // 21: infractl.v1.NodeService.ListNodes:input_type -> infractl.v1.ListNodesRequest
-	10, // 22: infractl.v1.NodeService.GetNode:input_type -> infractl.v1.GetNodeRequest
-	12, // 23: infractl.v1.NodeService.ApproveNode:input_type -> infractl.v1.ApproveNodeRequest
-	14, // 24: infractl.v1.NodeService.ClearNode:input_type -> infractl.v1.ClearNodeRequest
-	16, // 25: infractl.v1.NodeService.RevokeNode:input_type -> infractl.v1.RevokeNodeRequest
-	18, // 26: infractl.v1.NodeService.ForgetNode:input_type -> infractl.v1.ForgetNodeRequest
-	20, // 27: infractl.v1.NodeService.GetStatus:input_type -> infractl.v1.GetStatusRequest
-	2,  // 28: infractl.v1.NodeService.GetUsage:input_type -> infractl.v1.GetUsageRequest
-	5,  // 29: infractl.v1.NodeService.ResumeNode:input_type -> infractl.v1.ResumeNodeRequest
-	9,  // 30: infractl.v1.NodeService.ListNodes:output_type -> infractl.v1.ListNodesResponse
-	11, // 31: infractl.v1.NodeService.GetNode:output_type -> infractl.v1.GetNodeResponse
-	13, // 32: infractl.v1.NodeService.ApproveNode:output_type -> infractl.v1.ApproveNodeResponse
-	15, // 33: infractl.v1.NodeService.ClearNode:output_type -> infractl.v1.ClearNodeResponse
-	17, // 34: infractl.v1.NodeService.RevokeNode:output_type -> infractl.v1.RevokeNodeResponse
-	19, // 35: infractl.v1.NodeService.ForgetNode:output_type -> infractl.v1.ForgetNodeResponse
-	21, // 36: infractl.v1.NodeService.GetStatus:output_type -> infractl.v1.GetStatusResponse
-	3,  // 37: infractl.v1.NodeService.GetUsage:output_type -> infractl.v1.GetUsageResponse
-	6,  // 38: infractl.v1.NodeService.ResumeNode:output_type -> infractl.v1.ResumeNodeResponse
-	30, // [30:39] is the sub-list for method output_type
-	21, // [21:30] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	28, // 10: infractl.v1.Node.clock:type_name -> infractl.v1.ClockReport
+	29, // 11: infractl.v1.Node.router:type_name -> infractl.v1.RouterReport
+	4,  // 12: infractl.v1.GetUsageResponse.nodes:type_name -> infractl.v1.NodeUsage
+	30, // 13: infractl.v1.NodeUsage.usage:type_name -> infractl.v1.UsageResult
+	1,  // 14: infractl.v1.ResumeNodeResponse.node:type_name -> infractl.v1.Node
+	22, // 15: infractl.v1.KnownBad.time:type_name -> google.protobuf.Timestamp
+	1,  // 16: infractl.v1.ListNodesResponse.nodes:type_name -> infractl.v1.Node
+	1,  // 17: infractl.v1.GetNodeResponse.node:type_name -> infractl.v1.Node
+	1,  // 18: infractl.v1.ApproveNodeResponse.node:type_name -> infractl.v1.Node
+	22, // 19: infractl.v1.GetStatusResponse.server_time:type_name -> google.protobuf.Timestamp
+	1,  // 20: infractl.v1.GetStatusResponse.nodes:type_name -> infractl.v1.Node
+	31, // 21: infractl.v1.GetStatusResponse.findings:type_name -> infractl.v1.Finding
+	22, // 22: infractl.v1.GetStatusResponse.certificate_not_after:type_name -> google.protobuf.Timestamp
+	8,  // 23: infractl.v1.NodeService.ListNodes:input_type -> infractl.v1.ListNodesRequest
+	10, // 24: infractl.v1.NodeService.GetNode:input_type -> infractl.v1.GetNodeRequest
+	12, // 25: infractl.v1.NodeService.ApproveNode:input_type -> infractl.v1.ApproveNodeRequest
+	14, // 26: infractl.v1.NodeService.ClearNode:input_type -> infractl.v1.ClearNodeRequest
+	16, // 27: infractl.v1.NodeService.RevokeNode:input_type -> infractl.v1.RevokeNodeRequest
+	18, // 28: infractl.v1.NodeService.ForgetNode:input_type -> infractl.v1.ForgetNodeRequest
+	20, // 29: infractl.v1.NodeService.GetStatus:input_type -> infractl.v1.GetStatusRequest
+	2,  // 30: infractl.v1.NodeService.GetUsage:input_type -> infractl.v1.GetUsageRequest
+	5,  // 31: infractl.v1.NodeService.ResumeNode:input_type -> infractl.v1.ResumeNodeRequest
+	9,  // 32: infractl.v1.NodeService.ListNodes:output_type -> infractl.v1.ListNodesResponse
+	11, // 33: infractl.v1.NodeService.GetNode:output_type -> infractl.v1.GetNodeResponse
+	13, // 34: infractl.v1.NodeService.ApproveNode:output_type -> infractl.v1.ApproveNodeResponse
+	15, // 35: infractl.v1.NodeService.ClearNode:output_type -> infractl.v1.ClearNodeResponse
+	17, // 36: infractl.v1.NodeService.RevokeNode:output_type -> infractl.v1.RevokeNodeResponse
+	19, // 37: infractl.v1.NodeService.ForgetNode:output_type -> infractl.v1.ForgetNodeResponse
+	21, // 38: infractl.v1.NodeService.GetStatus:output_type -> infractl.v1.GetStatusResponse
+	3,  // 39: infractl.v1.NodeService.GetUsage:output_type -> infractl.v1.GetUsageResponse
+	6,  // 40: infractl.v1.NodeService.ResumeNode:output_type -> infractl.v1.ResumeNodeResponse
+	32, // [32:41] is the sub-list for method output_type
+	23, // [23:32] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_infractl_v1_node_proto_init() }

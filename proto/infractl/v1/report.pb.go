@@ -150,7 +150,11 @@ type Report struct {
 	// State is how far the host is with what is wanted.
 	State *HostState `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
 	// Containers are the containers of the host's stacks.
-	Containers    *ContainersReport `protobuf:"bytes,4,opt,name=containers,proto3" json:"containers,omitempty"`
+	Containers *ContainersReport `protobuf:"bytes,4,opt,name=containers,proto3" json:"containers,omitempty"`
+	// Clock is how well the host keeps time.
+	Clock *ClockReport `protobuf:"bytes,5,opt,name=clock,proto3" json:"clock,omitempty"`
+	// Router is how the router is.
+	Router        *RouterReport `protobuf:"bytes,6,opt,name=router,proto3" json:"router,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -213,6 +217,221 @@ func (x *Report) GetContainers() *ContainersReport {
 	return nil
 }
 
+func (x *Report) GetClock() *ClockReport {
+	if x != nil {
+		return x.Clock
+	}
+	return nil
+}
+
+func (x *Report) GetRouter() *RouterReport {
+	if x != nil {
+		return x.Router
+	}
+	return nil
+}
+
+// ClockReport is how well a host keeps time, as its time service says.
+type ClockReport struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Synchronised says that a source is followed.
+	Synchronised bool `protobuf:"varint,1,opt,name=synchronised,proto3" json:"synchronised,omitempty"`
+	// OffsetSeconds is how far the clock is off; positive when it is ahead.
+	OffsetSeconds float64 `protobuf:"fixed64,2,opt,name=offset_seconds,json=offsetSeconds,proto3" json:"offset_seconds,omitempty"`
+	// Source is what is followed.
+	Source string `protobuf:"bytes,3,opt,name=source,proto3" json:"source,omitempty"`
+	// Stratum is the distance from a reference clock.
+	Stratum       uint32 `protobuf:"varint,4,opt,name=stratum,proto3" json:"stratum,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClockReport) Reset() {
+	*x = ClockReport{}
+	mi := &file_infractl_v1_report_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClockReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClockReport) ProtoMessage() {}
+
+func (x *ClockReport) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_report_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClockReport.ProtoReflect.Descriptor instead.
+func (*ClockReport) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_report_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ClockReport) GetSynchronised() bool {
+	if x != nil {
+		return x.Synchronised
+	}
+	return false
+}
+
+func (x *ClockReport) GetOffsetSeconds() float64 {
+	if x != nil {
+		return x.OffsetSeconds
+	}
+	return 0
+}
+
+func (x *ClockReport) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *ClockReport) GetStratum() uint32 {
+	if x != nil {
+		return x.Stratum
+	}
+	return 0
+}
+
+// RouterReport is how the router is.
+type RouterReport struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// WireguardPublicKey is the public half of the key that the router made, base64.
+	WireguardPublicKey string `protobuf:"bytes,1,opt,name=wireguard_public_key,json=wireguardPublicKey,proto3" json:"wireguard_public_key,omitempty"`
+	// Peers are the tunnel's peers.
+	Peers []*PeerState `protobuf:"bytes,2,rep,name=peers,proto3" json:"peers,omitempty"`
+	// Platform is what the host found: linux, or a version of VyOS such as 1.4.0.
+	Platform      string `protobuf:"bytes,3,opt,name=platform,proto3" json:"platform,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RouterReport) Reset() {
+	*x = RouterReport{}
+	mi := &file_infractl_v1_report_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RouterReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RouterReport) ProtoMessage() {}
+
+func (x *RouterReport) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_report_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RouterReport.ProtoReflect.Descriptor instead.
+func (*RouterReport) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_report_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *RouterReport) GetWireguardPublicKey() string {
+	if x != nil {
+		return x.WireguardPublicKey
+	}
+	return ""
+}
+
+func (x *RouterReport) GetPeers() []*PeerState {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
+func (x *RouterReport) GetPlatform() string {
+	if x != nil {
+		return x.Platform
+	}
+	return ""
+}
+
+// PeerState is how a peer of the tunnel is. Counters are left out, so that a report changes only when something happens.
+type PeerState struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// PublicKey is its key.
+	PublicKey string `protobuf:"bytes,1,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	// LastHandshake is when it was last heard, to the minute.
+	LastHandshake *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=last_handshake,json=lastHandshake,proto3" json:"last_handshake,omitempty"`
+	// Endpoint is where it comes from.
+	Endpoint      string `protobuf:"bytes,3,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PeerState) Reset() {
+	*x = PeerState{}
+	mi := &file_infractl_v1_report_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PeerState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PeerState) ProtoMessage() {}
+
+func (x *PeerState) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_report_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PeerState.ProtoReflect.Descriptor instead.
+func (*PeerState) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_report_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *PeerState) GetPublicKey() string {
+	if x != nil {
+		return x.PublicKey
+	}
+	return ""
+}
+
+func (x *PeerState) GetLastHandshake() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastHandshake
+	}
+	return nil
+}
+
+func (x *PeerState) GetEndpoint() string {
+	if x != nil {
+		return x.Endpoint
+	}
+	return ""
+}
+
 // ContainersReport are the containers of a host's stacks.
 type ContainersReport struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -224,7 +443,7 @@ type ContainersReport struct {
 
 func (x *ContainersReport) Reset() {
 	*x = ContainersReport{}
-	mi := &file_infractl_v1_report_proto_msgTypes[1]
+	mi := &file_infractl_v1_report_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -236,7 +455,7 @@ func (x *ContainersReport) String() string {
 func (*ContainersReport) ProtoMessage() {}
 
 func (x *ContainersReport) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_report_proto_msgTypes[1]
+	mi := &file_infractl_v1_report_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -249,7 +468,7 @@ func (x *ContainersReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainersReport.ProtoReflect.Descriptor instead.
 func (*ContainersReport) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_report_proto_rawDescGZIP(), []int{1}
+	return file_infractl_v1_report_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ContainersReport) GetStacks() []*StackState {
@@ -274,7 +493,7 @@ type StackState struct {
 
 func (x *StackState) Reset() {
 	*x = StackState{}
-	mi := &file_infractl_v1_report_proto_msgTypes[2]
+	mi := &file_infractl_v1_report_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -286,7 +505,7 @@ func (x *StackState) String() string {
 func (*StackState) ProtoMessage() {}
 
 func (x *StackState) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_report_proto_msgTypes[2]
+	mi := &file_infractl_v1_report_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -299,7 +518,7 @@ func (x *StackState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StackState.ProtoReflect.Descriptor instead.
 func (*StackState) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_report_proto_rawDescGZIP(), []int{2}
+	return file_infractl_v1_report_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *StackState) GetName() string {
@@ -350,7 +569,7 @@ type ServiceState struct {
 
 func (x *ServiceState) Reset() {
 	*x = ServiceState{}
-	mi := &file_infractl_v1_report_proto_msgTypes[3]
+	mi := &file_infractl_v1_report_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -362,7 +581,7 @@ func (x *ServiceState) String() string {
 func (*ServiceState) ProtoMessage() {}
 
 func (x *ServiceState) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_report_proto_msgTypes[3]
+	mi := &file_infractl_v1_report_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -375,7 +594,7 @@ func (x *ServiceState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceState.ProtoReflect.Descriptor instead.
 func (*ServiceState) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_report_proto_rawDescGZIP(), []int{3}
+	return file_infractl_v1_report_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ServiceState) GetService() string {
@@ -472,7 +691,7 @@ type HostFacts struct {
 
 func (x *HostFacts) Reset() {
 	*x = HostFacts{}
-	mi := &file_infractl_v1_report_proto_msgTypes[4]
+	mi := &file_infractl_v1_report_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -484,7 +703,7 @@ func (x *HostFacts) String() string {
 func (*HostFacts) ProtoMessage() {}
 
 func (x *HostFacts) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_report_proto_msgTypes[4]
+	mi := &file_infractl_v1_report_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -497,7 +716,7 @@ func (x *HostFacts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostFacts.ProtoReflect.Descriptor instead.
 func (*HostFacts) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_report_proto_rawDescGZIP(), []int{4}
+	return file_infractl_v1_report_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *HostFacts) GetHostname() string {
@@ -606,7 +825,7 @@ type HostState struct {
 
 func (x *HostState) Reset() {
 	*x = HostState{}
-	mi := &file_infractl_v1_report_proto_msgTypes[5]
+	mi := &file_infractl_v1_report_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -618,7 +837,7 @@ func (x *HostState) String() string {
 func (*HostState) ProtoMessage() {}
 
 func (x *HostState) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_report_proto_msgTypes[5]
+	mi := &file_infractl_v1_report_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -631,7 +850,7 @@ func (x *HostState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostState.ProtoReflect.Descriptor instead.
 func (*HostState) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_report_proto_rawDescGZIP(), []int{5}
+	return file_infractl_v1_report_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *HostState) GetSpecDigest() string {
@@ -725,7 +944,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_infractl_v1_report_proto_msgTypes[6]
+	mi := &file_infractl_v1_report_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -737,7 +956,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_report_proto_msgTypes[6]
+	mi := &file_infractl_v1_report_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -750,7 +969,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_report_proto_rawDescGZIP(), []int{6}
+	return file_infractl_v1_report_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Change) GetProvider() string {
@@ -799,14 +1018,30 @@ var File_infractl_v1_report_proto protoreflect.FileDescriptor
 
 const file_infractl_v1_report_proto_rawDesc = "" +
 	"\n" +
-	"\x18infractl/v1/report.proto\x12\vinfractl.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbf\x01\n" +
+	"\x18infractl/v1/report.proto\x12\vinfractl.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa2\x02\n" +
 	"\x06Report\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12,\n" +
 	"\x05facts\x18\x02 \x01(\v2\x16.infractl.v1.HostFactsR\x05facts\x12,\n" +
 	"\x05state\x18\x03 \x01(\v2\x16.infractl.v1.HostStateR\x05state\x12=\n" +
 	"\n" +
 	"containers\x18\x04 \x01(\v2\x1d.infractl.v1.ContainersReportR\n" +
-	"containers\"C\n" +
+	"containers\x12.\n" +
+	"\x05clock\x18\x05 \x01(\v2\x18.infractl.v1.ClockReportR\x05clock\x121\n" +
+	"\x06router\x18\x06 \x01(\v2\x19.infractl.v1.RouterReportR\x06router\"\x8a\x01\n" +
+	"\vClockReport\x12\"\n" +
+	"\fsynchronised\x18\x01 \x01(\bR\fsynchronised\x12%\n" +
+	"\x0eoffset_seconds\x18\x02 \x01(\x01R\roffsetSeconds\x12\x16\n" +
+	"\x06source\x18\x03 \x01(\tR\x06source\x12\x18\n" +
+	"\astratum\x18\x04 \x01(\rR\astratum\"\x8a\x01\n" +
+	"\fRouterReport\x120\n" +
+	"\x14wireguard_public_key\x18\x01 \x01(\tR\x12wireguardPublicKey\x12,\n" +
+	"\x05peers\x18\x02 \x03(\v2\x16.infractl.v1.PeerStateR\x05peers\x12\x1a\n" +
+	"\bplatform\x18\x03 \x01(\tR\bplatform\"\x89\x01\n" +
+	"\tPeerState\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x01 \x01(\tR\tpublicKey\x12A\n" +
+	"\x0elast_handshake\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\rlastHandshake\x12\x1a\n" +
+	"\bendpoint\x18\x03 \x01(\tR\bendpoint\"C\n" +
 	"\x10ContainersReport\x12/\n" +
 	"\x06stacks\x18\x01 \x03(\v2\x17.infractl.v1.StackStateR\x06stacks\"q\n" +
 	"\n" +
@@ -884,35 +1119,42 @@ func file_infractl_v1_report_proto_rawDescGZIP() []byte {
 }
 
 var file_infractl_v1_report_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_infractl_v1_report_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_infractl_v1_report_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_infractl_v1_report_proto_goTypes = []any{
 	(Risk)(0),                     // 0: infractl.v1.Risk
 	(ChangeAction)(0),             // 1: infractl.v1.ChangeAction
 	(*Report)(nil),                // 2: infractl.v1.Report
-	(*ContainersReport)(nil),      // 3: infractl.v1.ContainersReport
-	(*StackState)(nil),            // 4: infractl.v1.StackState
-	(*ServiceState)(nil),          // 5: infractl.v1.ServiceState
-	(*HostFacts)(nil),             // 6: infractl.v1.HostFacts
-	(*HostState)(nil),             // 7: infractl.v1.HostState
-	(*Change)(nil),                // 8: infractl.v1.Change
-	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
+	(*ClockReport)(nil),           // 3: infractl.v1.ClockReport
+	(*RouterReport)(nil),          // 4: infractl.v1.RouterReport
+	(*PeerState)(nil),             // 5: infractl.v1.PeerState
+	(*ContainersReport)(nil),      // 6: infractl.v1.ContainersReport
+	(*StackState)(nil),            // 7: infractl.v1.StackState
+	(*ServiceState)(nil),          // 8: infractl.v1.ServiceState
+	(*HostFacts)(nil),             // 9: infractl.v1.HostFacts
+	(*HostState)(nil),             // 10: infractl.v1.HostState
+	(*Change)(nil),                // 11: infractl.v1.Change
+	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
 }
 var file_infractl_v1_report_proto_depIdxs = []int32{
-	6,  // 0: infractl.v1.Report.facts:type_name -> infractl.v1.HostFacts
-	7,  // 1: infractl.v1.Report.state:type_name -> infractl.v1.HostState
-	3,  // 2: infractl.v1.Report.containers:type_name -> infractl.v1.ContainersReport
-	4,  // 3: infractl.v1.ContainersReport.stacks:type_name -> infractl.v1.StackState
-	5,  // 4: infractl.v1.StackState.services:type_name -> infractl.v1.ServiceState
-	9,  // 5: infractl.v1.ServiceState.started:type_name -> google.protobuf.Timestamp
-	8,  // 6: infractl.v1.HostState.drift:type_name -> infractl.v1.Change
-	9,  // 7: infractl.v1.HostState.drift_time:type_name -> google.protobuf.Timestamp
-	1,  // 8: infractl.v1.Change.action:type_name -> infractl.v1.ChangeAction
-	0,  // 9: infractl.v1.Change.risk:type_name -> infractl.v1.Risk
-	10, // [10:10] is the sub-list for method output_type
-	10, // [10:10] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	9,  // 0: infractl.v1.Report.facts:type_name -> infractl.v1.HostFacts
+	10, // 1: infractl.v1.Report.state:type_name -> infractl.v1.HostState
+	6,  // 2: infractl.v1.Report.containers:type_name -> infractl.v1.ContainersReport
+	3,  // 3: infractl.v1.Report.clock:type_name -> infractl.v1.ClockReport
+	4,  // 4: infractl.v1.Report.router:type_name -> infractl.v1.RouterReport
+	5,  // 5: infractl.v1.RouterReport.peers:type_name -> infractl.v1.PeerState
+	12, // 6: infractl.v1.PeerState.last_handshake:type_name -> google.protobuf.Timestamp
+	7,  // 7: infractl.v1.ContainersReport.stacks:type_name -> infractl.v1.StackState
+	8,  // 8: infractl.v1.StackState.services:type_name -> infractl.v1.ServiceState
+	12, // 9: infractl.v1.ServiceState.started:type_name -> google.protobuf.Timestamp
+	11, // 10: infractl.v1.HostState.drift:type_name -> infractl.v1.Change
+	12, // 11: infractl.v1.HostState.drift_time:type_name -> google.protobuf.Timestamp
+	1,  // 12: infractl.v1.Change.action:type_name -> infractl.v1.ChangeAction
+	0,  // 13: infractl.v1.Change.risk:type_name -> infractl.v1.Risk
+	14, // [14:14] is the sub-list for method output_type
+	14, // [14:14] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_infractl_v1_report_proto_init() }
@@ -926,7 +1168,7 @@ func file_infractl_v1_report_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_infractl_v1_report_proto_rawDesc), len(file_infractl_v1_report_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   7,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

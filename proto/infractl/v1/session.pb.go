@@ -781,6 +781,98 @@ func (x *FetchImageResponse) GetSize() uint64 {
 	return 0
 }
 
+// FetchContentRequest names a content.
+type FetchContentRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Digest is its SHA-256.
+	Digest        string `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FetchContentRequest) Reset() {
+	*x = FetchContentRequest{}
+	mi := &file_infractl_v1_session_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FetchContentRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FetchContentRequest) ProtoMessage() {}
+
+func (x *FetchContentRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_session_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FetchContentRequest.ProtoReflect.Descriptor instead.
+func (*FetchContentRequest) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_session_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *FetchContentRequest) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+// FetchContentResponse is a part of it.
+type FetchContentResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Data is the next part; 256 KiB at most.
+	Data          []byte `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FetchContentResponse) Reset() {
+	*x = FetchContentResponse{}
+	mi := &file_infractl_v1_session_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FetchContentResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FetchContentResponse) ProtoMessage() {}
+
+func (x *FetchContentResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_session_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FetchContentResponse.ProtoReflect.Descriptor instead.
+func (*FetchContentResponse) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_session_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *FetchContentResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
 // AttachRequest is one message from agent to server.
 type AttachRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -797,7 +889,7 @@ type AttachRequest struct {
 
 func (x *AttachRequest) Reset() {
 	*x = AttachRequest{}
-	mi := &file_infractl_v1_session_proto_msgTypes[9]
+	mi := &file_infractl_v1_session_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -809,7 +901,7 @@ func (x *AttachRequest) String() string {
 func (*AttachRequest) ProtoMessage() {}
 
 func (x *AttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_session_proto_msgTypes[9]
+	mi := &file_infractl_v1_session_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -822,7 +914,7 @@ func (x *AttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachRequest.ProtoReflect.Descriptor instead.
 func (*AttachRequest) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_session_proto_rawDescGZIP(), []int{9}
+	return file_infractl_v1_session_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *AttachRequest) GetMessage() isAttachRequest_Message {
@@ -879,7 +971,7 @@ type AttachResponse struct {
 
 func (x *AttachResponse) Reset() {
 	*x = AttachResponse{}
-	mi := &file_infractl_v1_session_proto_msgTypes[10]
+	mi := &file_infractl_v1_session_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -891,7 +983,7 @@ func (x *AttachResponse) String() string {
 func (*AttachResponse) ProtoMessage() {}
 
 func (x *AttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_session_proto_msgTypes[10]
+	mi := &file_infractl_v1_session_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -904,7 +996,7 @@ func (x *AttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttachResponse.ProtoReflect.Descriptor instead.
 func (*AttachResponse) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_session_proto_rawDescGZIP(), []int{10}
+	return file_infractl_v1_session_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *AttachResponse) GetInput() *ConsoleInput {
@@ -932,7 +1024,7 @@ type ConnectResponse struct {
 
 func (x *ConnectResponse) Reset() {
 	*x = ConnectResponse{}
-	mi := &file_infractl_v1_session_proto_msgTypes[11]
+	mi := &file_infractl_v1_session_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -944,7 +1036,7 @@ func (x *ConnectResponse) String() string {
 func (*ConnectResponse) ProtoMessage() {}
 
 func (x *ConnectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_session_proto_msgTypes[11]
+	mi := &file_infractl_v1_session_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -957,7 +1049,7 @@ func (x *ConnectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectResponse.ProtoReflect.Descriptor instead.
 func (*ConnectResponse) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_session_proto_rawDescGZIP(), []int{11}
+	return file_infractl_v1_session_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ConnectResponse) GetMessage() isConnectResponse_Message {
@@ -1060,7 +1152,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_infractl_v1_session_proto_msgTypes[12]
+	mi := &file_infractl_v1_session_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1072,7 +1164,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_session_proto_msgTypes[12]
+	mi := &file_infractl_v1_session_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1085,7 +1177,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_session_proto_rawDescGZIP(), []int{12}
+	return file_infractl_v1_session_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Hello) GetAgentVersion() string {
@@ -1163,7 +1255,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_infractl_v1_session_proto_msgTypes[13]
+	mi := &file_infractl_v1_session_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1175,7 +1267,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_session_proto_msgTypes[13]
+	mi := &file_infractl_v1_session_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1188,7 +1280,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_session_proto_rawDescGZIP(), []int{13}
+	return file_infractl_v1_session_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Welcome) GetServerTime() *timestamppb.Timestamp {
@@ -1239,7 +1331,7 @@ type Heartbeat struct {
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_infractl_v1_session_proto_msgTypes[14]
+	mi := &file_infractl_v1_session_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1251,7 +1343,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_session_proto_msgTypes[14]
+	mi := &file_infractl_v1_session_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1264,7 +1356,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_session_proto_rawDescGZIP(), []int{14}
+	return file_infractl_v1_session_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Heartbeat) GetSequence() uint64 {
@@ -1290,7 +1382,7 @@ type FullReportRequest struct {
 
 func (x *FullReportRequest) Reset() {
 	*x = FullReportRequest{}
-	mi := &file_infractl_v1_session_proto_msgTypes[15]
+	mi := &file_infractl_v1_session_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1302,7 +1394,7 @@ func (x *FullReportRequest) String() string {
 func (*FullReportRequest) ProtoMessage() {}
 
 func (x *FullReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_session_proto_msgTypes[15]
+	mi := &file_infractl_v1_session_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1315,7 +1407,7 @@ func (x *FullReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FullReportRequest.ProtoReflect.Descriptor instead.
 func (*FullReportRequest) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_session_proto_rawDescGZIP(), []int{15}
+	return file_infractl_v1_session_proto_rawDescGZIP(), []int{17}
 }
 
 // ConfirmRequest asks whether a commit may be kept.
@@ -1333,7 +1425,7 @@ type ConfirmRequest struct {
 
 func (x *ConfirmRequest) Reset() {
 	*x = ConfirmRequest{}
-	mi := &file_infractl_v1_session_proto_msgTypes[16]
+	mi := &file_infractl_v1_session_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1345,7 +1437,7 @@ func (x *ConfirmRequest) String() string {
 func (*ConfirmRequest) ProtoMessage() {}
 
 func (x *ConfirmRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_session_proto_msgTypes[16]
+	mi := &file_infractl_v1_session_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1358,7 +1450,7 @@ func (x *ConfirmRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmRequest.ProtoReflect.Descriptor instead.
 func (*ConfirmRequest) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_session_proto_rawDescGZIP(), []int{16}
+	return file_infractl_v1_session_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ConfirmRequest) GetCommitId() string {
@@ -1397,7 +1489,7 @@ type ConfirmResponse struct {
 
 func (x *ConfirmResponse) Reset() {
 	*x = ConfirmResponse{}
-	mi := &file_infractl_v1_session_proto_msgTypes[17]
+	mi := &file_infractl_v1_session_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1409,7 +1501,7 @@ func (x *ConfirmResponse) String() string {
 func (*ConfirmResponse) ProtoMessage() {}
 
 func (x *ConfirmResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_session_proto_msgTypes[17]
+	mi := &file_infractl_v1_session_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1422,7 +1514,7 @@ func (x *ConfirmResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmResponse.ProtoReflect.Descriptor instead.
 func (*ConfirmResponse) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_session_proto_rawDescGZIP(), []int{17}
+	return file_infractl_v1_session_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ConfirmResponse) GetDecision() ConfirmDecision {
@@ -1457,7 +1549,7 @@ type RenewCertificateRequest struct {
 
 func (x *RenewCertificateRequest) Reset() {
 	*x = RenewCertificateRequest{}
-	mi := &file_infractl_v1_session_proto_msgTypes[18]
+	mi := &file_infractl_v1_session_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1469,7 +1561,7 @@ func (x *RenewCertificateRequest) String() string {
 func (*RenewCertificateRequest) ProtoMessage() {}
 
 func (x *RenewCertificateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_session_proto_msgTypes[18]
+	mi := &file_infractl_v1_session_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1482,7 +1574,7 @@ func (x *RenewCertificateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewCertificateRequest.ProtoReflect.Descriptor instead.
 func (*RenewCertificateRequest) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_session_proto_rawDescGZIP(), []int{18}
+	return file_infractl_v1_session_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RenewCertificateRequest) GetCsr() []byte {
@@ -1505,7 +1597,7 @@ type RenewCertificateResponse struct {
 
 func (x *RenewCertificateResponse) Reset() {
 	*x = RenewCertificateResponse{}
-	mi := &file_infractl_v1_session_proto_msgTypes[19]
+	mi := &file_infractl_v1_session_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1517,7 +1609,7 @@ func (x *RenewCertificateResponse) String() string {
 func (*RenewCertificateResponse) ProtoMessage() {}
 
 func (x *RenewCertificateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_session_proto_msgTypes[19]
+	mi := &file_infractl_v1_session_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1530,7 +1622,7 @@ func (x *RenewCertificateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewCertificateResponse.ProtoReflect.Descriptor instead.
 func (*RenewCertificateResponse) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_session_proto_rawDescGZIP(), []int{19}
+	return file_infractl_v1_session_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RenewCertificateResponse) GetIdentity() *NodeIdentity {
@@ -1588,7 +1680,11 @@ const file_infractl_v1_session_proto_rawDesc = "" +
 	"\x06offset\x18\x02 \x01(\x04R\x06offset\"<\n" +
 	"\x12FetchImageResponse\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\x12\x12\n" +
-	"\x04size\x18\x02 \x01(\x04R\x04size\"o\n" +
+	"\x04size\x18\x02 \x01(\x04R\x04size\"-\n" +
+	"\x13FetchContentRequest\x12\x16\n" +
+	"\x06digest\x18\x01 \x01(\tR\x06digest\"*\n" +
+	"\x14FetchContentResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"o\n" +
 	"\rAttachRequest\x12\x1d\n" +
 	"\tattach_id\x18\x01 \x01(\tH\x00R\battachId\x124\n" +
 	"\x06output\x18\x02 \x01(\v2\x1a.infractl.v1.ConsoleOutputH\x00R\x06outputB\t\n" +
@@ -1649,7 +1745,7 @@ const file_infractl_v1_session_proto_rawDesc = "" +
 	"\x1cCONFIRM_DECISION_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aCONFIRM_DECISION_CONFIRMED\x10\x01\x12\x1c\n" +
 	"\x18CONFIRM_DECISION_PENDING\x10\x02\x12\x1c\n" +
-	"\x18CONFIRM_DECISION_REFUSED\x10\x032\xcf\x04\n" +
+	"\x18CONFIRM_DECISION_REFUSED\x10\x032\xa6\x05\n" +
 	"\x0eSessionService\x12H\n" +
 	"\aConnect\x12\x1b.infractl.v1.ConnectRequest\x1a\x1c.infractl.v1.ConnectResponse(\x010\x01\x12D\n" +
 	"\aConfirm\x12\x1b.infractl.v1.ConfirmRequest\x1a\x1c.infractl.v1.ConfirmResponse\x12_\n" +
@@ -1657,7 +1753,8 @@ const file_infractl_v1_session_proto_rawDesc = "" +
 	"\x10IssueCertificate\x12$.infractl.v1.IssueCertificateRequest\x1a%.infractl.v1.IssueCertificateResponse\x12S\n" +
 	"\fFetchSecrets\x12 .infractl.v1.FetchSecretsRequest\x1a!.infractl.v1.FetchSecretsResponse\x12O\n" +
 	"\n" +
-	"FetchImage\x12\x1e.infractl.v1.FetchImageRequest\x1a\x1f.infractl.v1.FetchImageResponse0\x01\x12E\n" +
+	"FetchImage\x12\x1e.infractl.v1.FetchImageRequest\x1a\x1f.infractl.v1.FetchImageResponse0\x01\x12U\n" +
+	"\fFetchContent\x12 .infractl.v1.FetchContentRequest\x1a!.infractl.v1.FetchContentResponse0\x01\x12E\n" +
 	"\x06Attach\x12\x1a.infractl.v1.AttachRequest\x1a\x1b.infractl.v1.AttachResponse(\x010\x01B;Z9github.com/infractl/infractl/proto/infractl/v1;infractlv1b\x06proto3"
 
 var (
@@ -1673,7 +1770,7 @@ func file_infractl_v1_session_proto_rawDescGZIP() []byte {
 }
 
 var file_infractl_v1_session_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_infractl_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_infractl_v1_session_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_infractl_v1_session_proto_goTypes = []any{
 	(Purpose)(0),                     // 0: infractl.v1.Purpose
 	(ConfirmDecision)(0),             // 1: infractl.v1.ConfirmDecision
@@ -1686,74 +1783,78 @@ var file_infractl_v1_session_proto_goTypes = []any{
 	(*SecretValue)(nil),              // 8: infractl.v1.SecretValue
 	(*FetchImageRequest)(nil),        // 9: infractl.v1.FetchImageRequest
 	(*FetchImageResponse)(nil),       // 10: infractl.v1.FetchImageResponse
-	(*AttachRequest)(nil),            // 11: infractl.v1.AttachRequest
-	(*AttachResponse)(nil),           // 12: infractl.v1.AttachResponse
-	(*ConnectResponse)(nil),          // 13: infractl.v1.ConnectResponse
-	(*Hello)(nil),                    // 14: infractl.v1.Hello
-	(*Welcome)(nil),                  // 15: infractl.v1.Welcome
-	(*Heartbeat)(nil),                // 16: infractl.v1.Heartbeat
-	(*FullReportRequest)(nil),        // 17: infractl.v1.FullReportRequest
-	(*ConfirmRequest)(nil),           // 18: infractl.v1.ConfirmRequest
-	(*ConfirmResponse)(nil),          // 19: infractl.v1.ConfirmResponse
-	(*RenewCertificateRequest)(nil),  // 20: infractl.v1.RenewCertificateRequest
-	(*RenewCertificateResponse)(nil), // 21: infractl.v1.RenewCertificateResponse
-	(*Report)(nil),                   // 22: infractl.v1.Report
-	(*TaskAccepted)(nil),             // 23: infractl.v1.TaskAccepted
-	(*TaskProgress)(nil),             // 24: infractl.v1.TaskProgress
-	(*TaskResult)(nil),               // 25: infractl.v1.TaskResult
-	(*timestamppb.Timestamp)(nil),    // 26: google.protobuf.Timestamp
-	(*SecretRef)(nil),                // 27: infractl.v1.SecretRef
-	(*ConsoleOutput)(nil),            // 28: infractl.v1.ConsoleOutput
-	(*ConsoleInput)(nil),             // 29: infractl.v1.ConsoleInput
-	(*Task)(nil),                     // 30: infractl.v1.Task
-	(*TaskAcknowledge)(nil),          // 31: infractl.v1.TaskAcknowledge
-	(*HostFingerprint)(nil),          // 32: infractl.v1.HostFingerprint
-	(*durationpb.Duration)(nil),      // 33: google.protobuf.Duration
-	(*NodeIdentity)(nil),             // 34: infractl.v1.NodeIdentity
+	(*FetchContentRequest)(nil),      // 11: infractl.v1.FetchContentRequest
+	(*FetchContentResponse)(nil),     // 12: infractl.v1.FetchContentResponse
+	(*AttachRequest)(nil),            // 13: infractl.v1.AttachRequest
+	(*AttachResponse)(nil),           // 14: infractl.v1.AttachResponse
+	(*ConnectResponse)(nil),          // 15: infractl.v1.ConnectResponse
+	(*Hello)(nil),                    // 16: infractl.v1.Hello
+	(*Welcome)(nil),                  // 17: infractl.v1.Welcome
+	(*Heartbeat)(nil),                // 18: infractl.v1.Heartbeat
+	(*FullReportRequest)(nil),        // 19: infractl.v1.FullReportRequest
+	(*ConfirmRequest)(nil),           // 20: infractl.v1.ConfirmRequest
+	(*ConfirmResponse)(nil),          // 21: infractl.v1.ConfirmResponse
+	(*RenewCertificateRequest)(nil),  // 22: infractl.v1.RenewCertificateRequest
+	(*RenewCertificateResponse)(nil), // 23: infractl.v1.RenewCertificateResponse
+	(*Report)(nil),                   // 24: infractl.v1.Report
+	(*TaskAccepted)(nil),             // 25: infractl.v1.TaskAccepted
+	(*TaskProgress)(nil),             // 26: infractl.v1.TaskProgress
+	(*TaskResult)(nil),               // 27: infractl.v1.TaskResult
+	(*timestamppb.Timestamp)(nil),    // 28: google.protobuf.Timestamp
+	(*SecretRef)(nil),                // 29: infractl.v1.SecretRef
+	(*ConsoleOutput)(nil),            // 30: infractl.v1.ConsoleOutput
+	(*ConsoleInput)(nil),             // 31: infractl.v1.ConsoleInput
+	(*Task)(nil),                     // 32: infractl.v1.Task
+	(*TaskAcknowledge)(nil),          // 33: infractl.v1.TaskAcknowledge
+	(*HostFingerprint)(nil),          // 34: infractl.v1.HostFingerprint
+	(*durationpb.Duration)(nil),      // 35: google.protobuf.Duration
+	(*NodeIdentity)(nil),             // 36: infractl.v1.NodeIdentity
 }
 var file_infractl_v1_session_proto_depIdxs = []int32{
-	14, // 0: infractl.v1.ConnectRequest.hello:type_name -> infractl.v1.Hello
-	16, // 1: infractl.v1.ConnectRequest.heartbeat:type_name -> infractl.v1.Heartbeat
-	22, // 2: infractl.v1.ConnectRequest.report:type_name -> infractl.v1.Report
-	23, // 3: infractl.v1.ConnectRequest.accepted:type_name -> infractl.v1.TaskAccepted
-	24, // 4: infractl.v1.ConnectRequest.progress:type_name -> infractl.v1.TaskProgress
-	25, // 5: infractl.v1.ConnectRequest.result:type_name -> infractl.v1.TaskResult
+	16, // 0: infractl.v1.ConnectRequest.hello:type_name -> infractl.v1.Hello
+	18, // 1: infractl.v1.ConnectRequest.heartbeat:type_name -> infractl.v1.Heartbeat
+	24, // 2: infractl.v1.ConnectRequest.report:type_name -> infractl.v1.Report
+	25, // 3: infractl.v1.ConnectRequest.accepted:type_name -> infractl.v1.TaskAccepted
+	26, // 4: infractl.v1.ConnectRequest.progress:type_name -> infractl.v1.TaskProgress
+	27, // 5: infractl.v1.ConnectRequest.result:type_name -> infractl.v1.TaskResult
 	3,  // 6: infractl.v1.ConnectRequest.event:type_name -> infractl.v1.HostEvent
-	26, // 7: infractl.v1.HostEvent.time:type_name -> google.protobuf.Timestamp
+	28, // 7: infractl.v1.HostEvent.time:type_name -> google.protobuf.Timestamp
 	0,  // 8: infractl.v1.IssueCertificateRequest.purpose:type_name -> infractl.v1.Purpose
-	26, // 9: infractl.v1.IssueCertificateResponse.not_after:type_name -> google.protobuf.Timestamp
-	27, // 10: infractl.v1.FetchSecretsRequest.refs:type_name -> infractl.v1.SecretRef
+	28, // 9: infractl.v1.IssueCertificateResponse.not_after:type_name -> google.protobuf.Timestamp
+	29, // 10: infractl.v1.FetchSecretsRequest.refs:type_name -> infractl.v1.SecretRef
 	8,  // 11: infractl.v1.FetchSecretsResponse.values:type_name -> infractl.v1.SecretValue
-	28, // 12: infractl.v1.AttachRequest.output:type_name -> infractl.v1.ConsoleOutput
-	29, // 13: infractl.v1.AttachResponse.input:type_name -> infractl.v1.ConsoleInput
-	15, // 14: infractl.v1.ConnectResponse.welcome:type_name -> infractl.v1.Welcome
-	30, // 15: infractl.v1.ConnectResponse.task:type_name -> infractl.v1.Task
-	31, // 16: infractl.v1.ConnectResponse.acknowledge:type_name -> infractl.v1.TaskAcknowledge
-	17, // 17: infractl.v1.ConnectResponse.full_report:type_name -> infractl.v1.FullReportRequest
-	32, // 18: infractl.v1.Hello.fingerprint:type_name -> infractl.v1.HostFingerprint
-	26, // 19: infractl.v1.Hello.local_time:type_name -> google.protobuf.Timestamp
-	26, // 20: infractl.v1.Welcome.server_time:type_name -> google.protobuf.Timestamp
-	33, // 21: infractl.v1.Welcome.heartbeat:type_name -> google.protobuf.Duration
-	26, // 22: infractl.v1.Heartbeat.local_time:type_name -> google.protobuf.Timestamp
-	33, // 23: infractl.v1.ConfirmRequest.remaining:type_name -> google.protobuf.Duration
+	30, // 12: infractl.v1.AttachRequest.output:type_name -> infractl.v1.ConsoleOutput
+	31, // 13: infractl.v1.AttachResponse.input:type_name -> infractl.v1.ConsoleInput
+	17, // 14: infractl.v1.ConnectResponse.welcome:type_name -> infractl.v1.Welcome
+	32, // 15: infractl.v1.ConnectResponse.task:type_name -> infractl.v1.Task
+	33, // 16: infractl.v1.ConnectResponse.acknowledge:type_name -> infractl.v1.TaskAcknowledge
+	19, // 17: infractl.v1.ConnectResponse.full_report:type_name -> infractl.v1.FullReportRequest
+	34, // 18: infractl.v1.Hello.fingerprint:type_name -> infractl.v1.HostFingerprint
+	28, // 19: infractl.v1.Hello.local_time:type_name -> google.protobuf.Timestamp
+	28, // 20: infractl.v1.Welcome.server_time:type_name -> google.protobuf.Timestamp
+	35, // 21: infractl.v1.Welcome.heartbeat:type_name -> google.protobuf.Duration
+	28, // 22: infractl.v1.Heartbeat.local_time:type_name -> google.protobuf.Timestamp
+	35, // 23: infractl.v1.ConfirmRequest.remaining:type_name -> google.protobuf.Duration
 	1,  // 24: infractl.v1.ConfirmResponse.decision:type_name -> infractl.v1.ConfirmDecision
-	34, // 25: infractl.v1.RenewCertificateResponse.identity:type_name -> infractl.v1.NodeIdentity
+	36, // 25: infractl.v1.RenewCertificateResponse.identity:type_name -> infractl.v1.NodeIdentity
 	2,  // 26: infractl.v1.SessionService.Connect:input_type -> infractl.v1.ConnectRequest
-	18, // 27: infractl.v1.SessionService.Confirm:input_type -> infractl.v1.ConfirmRequest
-	20, // 28: infractl.v1.SessionService.RenewCertificate:input_type -> infractl.v1.RenewCertificateRequest
+	20, // 27: infractl.v1.SessionService.Confirm:input_type -> infractl.v1.ConfirmRequest
+	22, // 28: infractl.v1.SessionService.RenewCertificate:input_type -> infractl.v1.RenewCertificateRequest
 	4,  // 29: infractl.v1.SessionService.IssueCertificate:input_type -> infractl.v1.IssueCertificateRequest
 	6,  // 30: infractl.v1.SessionService.FetchSecrets:input_type -> infractl.v1.FetchSecretsRequest
 	9,  // 31: infractl.v1.SessionService.FetchImage:input_type -> infractl.v1.FetchImageRequest
-	11, // 32: infractl.v1.SessionService.Attach:input_type -> infractl.v1.AttachRequest
-	13, // 33: infractl.v1.SessionService.Connect:output_type -> infractl.v1.ConnectResponse
-	19, // 34: infractl.v1.SessionService.Confirm:output_type -> infractl.v1.ConfirmResponse
-	21, // 35: infractl.v1.SessionService.RenewCertificate:output_type -> infractl.v1.RenewCertificateResponse
-	5,  // 36: infractl.v1.SessionService.IssueCertificate:output_type -> infractl.v1.IssueCertificateResponse
-	7,  // 37: infractl.v1.SessionService.FetchSecrets:output_type -> infractl.v1.FetchSecretsResponse
-	10, // 38: infractl.v1.SessionService.FetchImage:output_type -> infractl.v1.FetchImageResponse
-	12, // 39: infractl.v1.SessionService.Attach:output_type -> infractl.v1.AttachResponse
-	33, // [33:40] is the sub-list for method output_type
-	26, // [26:33] is the sub-list for method input_type
+	11, // 32: infractl.v1.SessionService.FetchContent:input_type -> infractl.v1.FetchContentRequest
+	13, // 33: infractl.v1.SessionService.Attach:input_type -> infractl.v1.AttachRequest
+	15, // 34: infractl.v1.SessionService.Connect:output_type -> infractl.v1.ConnectResponse
+	21, // 35: infractl.v1.SessionService.Confirm:output_type -> infractl.v1.ConfirmResponse
+	23, // 36: infractl.v1.SessionService.RenewCertificate:output_type -> infractl.v1.RenewCertificateResponse
+	5,  // 37: infractl.v1.SessionService.IssueCertificate:output_type -> infractl.v1.IssueCertificateResponse
+	7,  // 38: infractl.v1.SessionService.FetchSecrets:output_type -> infractl.v1.FetchSecretsResponse
+	10, // 39: infractl.v1.SessionService.FetchImage:output_type -> infractl.v1.FetchImageResponse
+	12, // 40: infractl.v1.SessionService.FetchContent:output_type -> infractl.v1.FetchContentResponse
+	14, // 41: infractl.v1.SessionService.Attach:output_type -> infractl.v1.AttachResponse
+	34, // [34:42] is the sub-list for method output_type
+	26, // [26:34] is the sub-list for method input_type
 	26, // [26:26] is the sub-list for extension type_name
 	26, // [26:26] is the sub-list for extension extendee
 	0,  // [0:26] is the sub-list for field type_name
@@ -1778,11 +1879,11 @@ func file_infractl_v1_session_proto_init() {
 		(*ConnectRequest_Result)(nil),
 		(*ConnectRequest_Event)(nil),
 	}
-	file_infractl_v1_session_proto_msgTypes[9].OneofWrappers = []any{
+	file_infractl_v1_session_proto_msgTypes[11].OneofWrappers = []any{
 		(*AttachRequest_AttachId)(nil),
 		(*AttachRequest_Output)(nil),
 	}
-	file_infractl_v1_session_proto_msgTypes[11].OneofWrappers = []any{
+	file_infractl_v1_session_proto_msgTypes[13].OneofWrappers = []any{
 		(*ConnectResponse_Welcome)(nil),
 		(*ConnectResponse_Task)(nil),
 		(*ConnectResponse_Acknowledge)(nil),
@@ -1794,7 +1895,7 @@ func file_infractl_v1_session_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_infractl_v1_session_proto_rawDesc), len(file_infractl_v1_session_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   20,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

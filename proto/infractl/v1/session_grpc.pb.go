@@ -25,6 +25,7 @@ const (
 	SessionService_IssueCertificate_FullMethodName = "/infractl.v1.SessionService/IssueCertificate"
 	SessionService_FetchSecrets_FullMethodName     = "/infractl.v1.SessionService/FetchSecrets"
 	SessionService_FetchImage_FullMethodName       = "/infractl.v1.SessionService/FetchImage"
+	SessionService_FetchContent_FullMethodName     = "/infractl.v1.SessionService/FetchContent"
 	SessionService_Attach_FullMethodName           = "/infractl.v1.SessionService/Attach"
 )
 
@@ -46,6 +47,8 @@ type SessionServiceClient interface {
 	FetchSecrets(ctx context.Context, in *FetchSecretsRequest, opts ...grpc.CallOption) (*FetchSecretsResponse, error)
 	// FetchImage streams an image archive that the node's wanted spec names.
 	FetchImage(ctx context.Context, in *FetchImageRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FetchImageResponse], error)
+	// FetchContent streams a large text that the node's wanted spec names by digest, such as a zone.
+	FetchContent(ctx context.Context, in *FetchContentRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FetchContentResponse], error)
 	// Attach carries the data of an AttachTask, on a stream of its own, so that nothing else waits behind it.
 	Attach(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[AttachRequest, AttachResponse], error)
 }
@@ -130,9 +133,28 @@ func (c *sessionServiceClient) FetchImage(ctx context.Context, in *FetchImageReq
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type SessionService_FetchImageClient = grpc.ServerStreamingClient[FetchImageResponse]
 
+func (c *sessionServiceClient) FetchContent(ctx context.Context, in *FetchContentRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FetchContentResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &SessionService_ServiceDesc.Streams[2], SessionService_FetchContent_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[FetchContentRequest, FetchContentResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type SessionService_FetchContentClient = grpc.ServerStreamingClient[FetchContentResponse]
+
 func (c *sessionServiceClient) Attach(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[AttachRequest, AttachResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &SessionService_ServiceDesc.Streams[2], SessionService_Attach_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &SessionService_ServiceDesc.Streams[3], SessionService_Attach_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -161,6 +183,8 @@ type SessionServiceServer interface {
 	FetchSecrets(context.Context, *FetchSecretsRequest) (*FetchSecretsResponse, error)
 	// FetchImage streams an image archive that the node's wanted spec names.
 	FetchImage(*FetchImageRequest, grpc.ServerStreamingServer[FetchImageResponse]) error
+	// FetchContent streams a large text that the node's wanted spec names by digest, such as a zone.
+	FetchContent(*FetchContentRequest, grpc.ServerStreamingServer[FetchContentResponse]) error
 	// Attach carries the data of an AttachTask, on a stream of its own, so that nothing else waits behind it.
 	Attach(grpc.BidiStreamingServer[AttachRequest, AttachResponse]) error
 	mustEmbedUnimplementedSessionServiceServer()
@@ -190,6 +214,9 @@ func (UnimplementedSessionServiceServer) FetchSecrets(context.Context, *FetchSec
 }
 func (UnimplementedSessionServiceServer) FetchImage(*FetchImageRequest, grpc.ServerStreamingServer[FetchImageResponse]) error {
 	return status.Error(codes.Unimplemented, "method FetchImage not implemented")
+}
+func (UnimplementedSessionServiceServer) FetchContent(*FetchContentRequest, grpc.ServerStreamingServer[FetchContentResponse]) error {
+	return status.Error(codes.Unimplemented, "method FetchContent not implemented")
 }
 func (UnimplementedSessionServiceServer) Attach(grpc.BidiStreamingServer[AttachRequest, AttachResponse]) error {
 	return status.Error(codes.Unimplemented, "method Attach not implemented")
@@ -305,6 +332,17 @@ func _SessionService_FetchImage_Handler(srv interface{}, stream grpc.ServerStrea
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type SessionService_FetchImageServer = grpc.ServerStreamingServer[FetchImageResponse]
 
+func _SessionService_FetchContent_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(FetchContentRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(SessionServiceServer).FetchContent(m, &grpc.GenericServerStream[FetchContentRequest, FetchContentResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type SessionService_FetchContentServer = grpc.ServerStreamingServer[FetchContentResponse]
+
 func _SessionService_Attach_Handler(srv interface{}, stream grpc.ServerStream) error {
 	return srv.(SessionServiceServer).Attach(&grpc.GenericServerStream[AttachRequest, AttachResponse]{ServerStream: stream})
 }
@@ -346,6 +384,11 @@ var SessionService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "FetchImage",
 			Handler:       _SessionService_FetchImage_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "FetchContent",
+			Handler:       _SessionService_FetchContent_Handler,
 			ServerStreams: true,
 		},
 		{
