@@ -125,8 +125,12 @@ func (c *reconciler) look(ctx context.Context) (time.Duration, error) {
 		return rest, nil
 	}
 	c.looked = time.Now()
-	last, ok, err := c.r.newest(ctx)
+	last, ok, err := c.r.newestPlain(ctx)
 	if err != nil || !ok {
+		return 0, err
+	}
+	newest, _, err := c.r.newest(ctx)
+	if err != nil {
 		return 0, err
 	}
 	current, err := c.r.cfg.Revisions.Current(ctx)
@@ -134,7 +138,7 @@ func (c *reconciler) look(ctx context.Context) (time.Duration, error) {
 		return 0, err
 	}
 	// A halted rollout is not taken up behind the operator's back, nor is a revision that nobody has begun to roll out.
-	if last.Revision != current || last.State == v1.RolloutState_ROLLOUT_STATE_HALTED || last.State == v1.RolloutState_ROLLOUT_STATE_CANCELED {
+	if last.Revision != current || held(last.State) || held(newest.State) {
 		return 0, nil
 	}
 	view, err := c.r.cfg.Revisions.View(ctx, current)

@@ -43,6 +43,8 @@ type header struct {
 	Surveyed bool `json:"surveyed,omitempty"`
 	// CancelBy is who canceled it, empty for nobody.
 	CancelBy string `json:"cancel_by,omitempty"`
+	// Delivery is set for a rollout that brings changed resources.
+	Delivery *delivery `json:"delivery,omitempty"`
 }
 
 type wave struct {

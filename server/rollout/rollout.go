@@ -243,6 +243,10 @@ func (r *Rollouts) lead(ctx context.Context) error {
 }
 
 func (r *Rollouts) drive(ctx context.Context, h header) error {
+	h, err := r.beginDelivery(ctx, h)
+	if err != nil {
+		return err
+	}
 	x, err := r.newRun(ctx, h)
 	if err != nil {
 		return err

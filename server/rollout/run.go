@@ -200,11 +200,11 @@ func (x *run) checkStop(ctx context.Context) error {
 	if x.stop != 0 {
 		return nil
 	}
-	newest, ok, err := x.r.newestID(ctx)
+	newest, err := x.successor(ctx)
 	if err != nil {
 		return err
 	}
-	if ok && newest > x.id {
+	if newest != "" {
 		x.stop = v1.RolloutState_ROLLOUT_STATE_SUPERSEDED
 		x.setReason("rollout " + newest + " took its place")
 		return nil

@@ -2,7 +2,6 @@ package rollout
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"strconv"
 
@@ -56,8 +55,7 @@ func (r *Rollouts) Start(ctx context.Context, req StartRequest) (*v1.Rollout, er
 		only = slices.Compact(slices.Sorted(slices.Values(req.Nodes)))
 	}
 	h := header{
-		// The random part keeps ids apart that a server restored from a backup would give twice.
-		ID: fmt.Sprintf("r%06d-%s", number, randomHex(3)), Revision: req.Revision, State: v1.RolloutState_ROLLOUT_STATE_RUNNING,
+		ID: newID(number), Revision: req.Revision, State: v1.RolloutState_ROLLOUT_STATE_RUNNING,
 		Waves: wavesFrom(view.Waves(only)), Scope: only, Started: r.cfg.Clock.Now().UTC(), Operator: req.Operator,
 		AtConsole: req.AtConsole, Automatic: req.automatic,
 	}
