@@ -78,6 +78,9 @@ func Methods() Table {
 	return Table{
 		v1.AuditService_ListAudit_FullMethodName: act([]certs.Role{certs.RoleAuditor, certs.RoleAdmin}),
 
+		// What it sends is encrypted to the recovery key.
+		v1.BackupService_CreateBackup_FullMethodName: {Listener: Socket, Audit: true, MaxMessage: limitSmall},
+
 		v1.ConsoleService_StreamLogs_FullMethodName: act(change),
 		v1.ConsoleService_Exec_FullMethodName:       stream(act(admin)),
 
