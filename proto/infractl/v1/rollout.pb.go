@@ -40,6 +40,8 @@ const (
 	RolloutState_ROLLOUT_STATE_CANCELED RolloutState = 5
 	// A newer revision took its place.
 	RolloutState_ROLLOUT_STATE_SUPERSEDED RolloutState = 6
+	// An operator paused it: it has not ended, and begins with no further node.
+	RolloutState_ROLLOUT_STATE_PAUSED RolloutState = 7
 )
 
 // Enum value maps for RolloutState.
@@ -52,6 +54,7 @@ var (
 		4: "ROLLOUT_STATE_INCOMPLETE",
 		5: "ROLLOUT_STATE_CANCELED",
 		6: "ROLLOUT_STATE_SUPERSEDED",
+		7: "ROLLOUT_STATE_PAUSED",
 	}
 	RolloutState_value = map[string]int32{
 		"ROLLOUT_STATE_UNSPECIFIED": 0,
@@ -61,6 +64,7 @@ var (
 		"ROLLOUT_STATE_INCOMPLETE":  4,
 		"ROLLOUT_STATE_CANCELED":    5,
 		"ROLLOUT_STATE_SUPERSEDED":  6,
+		"ROLLOUT_STATE_PAUSED":      7,
 	}
 )
 
@@ -310,7 +314,9 @@ type Rollout struct {
 	// Operator is who started it.
 	Operator string `protobuf:"bytes,8,opt,name=operator,proto3" json:"operator,omitempty"`
 	// Reason says why it halted.
-	Reason        string `protobuf:"bytes,9,opt,name=reason,proto3" json:"reason,omitempty"`
+	Reason string `protobuf:"bytes,9,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Message says what it brings or waits for: the resources of a delivery, the rollout before it, a soak, who paused it.
+	Message       string `protobuf:"bytes,10,opt,name=message,proto3" json:"message,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -404,6 +410,13 @@ func (x *Rollout) GetOperator() string {
 func (x *Rollout) GetReason() string {
 	if x != nil {
 		return x.Reason
+	}
+	return ""
+}
+
+func (x *Rollout) GetMessage() string {
+	if x != nil {
+		return x.Message
 	}
 	return ""
 }
@@ -946,7 +959,7 @@ const file_infractl_v1_rollout_proto_rawDesc = "" +
 	"\achanges\x18\x06 \x01(\rR\achanges\x12\x1a\n" +
 	"\battempts\x18\a \x01(\rR\battempts\x12,\n" +
 	"\x05error\x18\b \x01(\v2\x16.infractl.v1.TaskErrorR\x05error\x12\x18\n" +
-	"\awidened\x18\t \x03(\tR\awidened\"\xdb\x02\n" +
+	"\awidened\x18\t \x03(\tR\awidened\"\xf5\x02\n" +
 	"\aRollout\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12/\n" +
@@ -956,7 +969,9 @@ const file_infractl_v1_rollout_proto_rawDesc = "" +
 	"\astarted\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\astarted\x120\n" +
 	"\x05ended\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x05ended\x12\x1a\n" +
 	"\boperator\x18\b \x01(\tR\boperator\x12\x16\n" +
-	"\x06reason\x18\t \x01(\tR\x06reason\"+\n" +
+	"\x06reason\x18\t \x01(\tR\x06reason\x12\x18\n" +
+	"\amessage\x18\n" +
+	" \x01(\tR\amessage\"+\n" +
 	"\x13ListRolloutsRequest\x12\x14\n" +
 	"\x05limit\x18\x01 \x01(\rR\x05limit\"H\n" +
 	"\x14ListRolloutsResponse\x120\n" +
@@ -980,7 +995,7 @@ const file_infractl_v1_rollout_proto_rawDesc = "" +
 	"\x14ReportWitnessRequest\x12\x1b\n" +
 	"\tcommit_id\x18\x01 \x01(\tR\bcommitId\x12A\n" +
 	"\fobservations\x18\x02 \x03(\v2\x1d.infractl.v1.ProbeObservationR\fobservations\"\x17\n" +
-	"\x15ReportWitnessResponse*\xd7\x01\n" +
+	"\x15ReportWitnessResponse*\xf1\x01\n" +
 	"\fRolloutState\x12\x1d\n" +
 	"\x19ROLLOUT_STATE_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ROLLOUT_STATE_RUNNING\x10\x01\x12\x1b\n" +
@@ -988,7 +1003,8 @@ const file_infractl_v1_rollout_proto_rawDesc = "" +
 	"\x14ROLLOUT_STATE_HALTED\x10\x03\x12\x1c\n" +
 	"\x18ROLLOUT_STATE_INCOMPLETE\x10\x04\x12\x1a\n" +
 	"\x16ROLLOUT_STATE_CANCELED\x10\x05\x12\x1c\n" +
-	"\x18ROLLOUT_STATE_SUPERSEDED\x10\x06*\xd9\x02\n" +
+	"\x18ROLLOUT_STATE_SUPERSEDED\x10\x06\x12\x18\n" +
+	"\x14ROLLOUT_STATE_PAUSED\x10\a*\xd9\x02\n" +
 	"\x10NodeRolloutState\x12\"\n" +
 	"\x1eNODE_ROLLOUT_STATE_UNSPECIFIED\x10\x00\x12\x1d\n" +
 	"\x19NODE_ROLLOUT_STATE_QUEUED\x10\x01\x12\x1e\n" +

@@ -9,6 +9,7 @@ package infractlv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -647,7 +648,11 @@ type Wave struct {
 	// MaxUnavailable is how many of them change at once.
 	MaxUnavailable uint32 `protobuf:"varint,3,opt,name=max_unavailable,json=maxUnavailable,proto3" json:"max_unavailable,omitempty"`
 	// Reason says why they stand together.
-	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Soak is how long the wave is watched before the next one begins.
+	Soak *durationpb.Duration `protobuf:"bytes,5,opt,name=soak,proto3" json:"soak,omitempty"`
+	// Budgets are how many nodes of a role change at once, on top of max_unavailable; by role.
+	Budgets       map[string]uint32 `protobuf:"bytes,6,rep,name=budgets,proto3" json:"budgets,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -708,6 +713,20 @@ func (x *Wave) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *Wave) GetSoak() *durationpb.Duration {
+	if x != nil {
+		return x.Soak
+	}
+	return nil
+}
+
+func (x *Wave) GetBudgets() map[string]uint32 {
+	if x != nil {
+		return x.Budgets
+	}
+	return nil
 }
 
 // ApplySiteRequest is a site to apply.
@@ -1254,7 +1273,7 @@ var File_infractl_v1_site_proto protoreflect.FileDescriptor
 
 const file_infractl_v1_site_proto_rawDesc = "" +
 	"\n" +
-	"\x16infractl/v1/site.proto\x12\vinfractl.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18infractl/v1/report.proto\"\xda\x01\n" +
+	"\x16infractl/v1/site.proto\x12\vinfractl.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18infractl/v1/report.proto\"\xda\x01\n" +
 	"\n" +
 	"SiteSource\x12\x12\n" +
 	"\x04file\x18\x01 \x01(\tR\x04file\x12\x18\n" +
@@ -1295,12 +1314,17 @@ const file_infractl_v1_site_proto_rawDesc = "" +
 	"\achanges\x18\x02 \x03(\v2\x13.infractl.v1.ChangeR\achanges\x12%\n" +
 	"\x04risk\x18\x03 \x01(\x0e2\x11.infractl.v1.RiskR\x04risk\x12\x1c\n" +
 	"\treachable\x18\x04 \x01(\bR\treachable\x12\x14\n" +
-	"\x05error\x18\x05 \x01(\tR\x05error\"u\n" +
+	"\x05error\x18\x05 \x01(\tR\x05error\"\x9a\x02\n" +
 	"\x04Wave\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x14\n" +
 	"\x05nodes\x18\x02 \x03(\tR\x05nodes\x12'\n" +
 	"\x0fmax_unavailable\x18\x03 \x01(\rR\x0emaxUnavailable\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\tR\x06reason\"\xc0\x01\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12-\n" +
+	"\x04soak\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x04soak\x128\n" +
+	"\abudgets\x18\x06 \x03(\v2\x1e.infractl.v1.Wave.BudgetsEntryR\abudgets\x1a:\n" +
+	"\fBudgetsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\"\xc0\x01\n" +
 	"\x10ApplySiteRequest\x12/\n" +
 	"\x06source\x18\x01 \x01(\v2\x17.infractl.v1.SiteSourceR\x06source\x12#\n" +
 	"\rbase_revision\x18\x02 \x01(\x04R\fbaseRevision\x12\x14\n" +
@@ -1363,7 +1387,7 @@ func file_infractl_v1_site_proto_rawDescGZIP() []byte {
 }
 
 var file_infractl_v1_site_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_infractl_v1_site_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_infractl_v1_site_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_infractl_v1_site_proto_goTypes = []any{
 	(Severity)(0),                 // 0: infractl.v1.Severity
 	(*SiteSource)(nil),            // 1: infractl.v1.SiteSource
@@ -1384,9 +1408,11 @@ var file_infractl_v1_site_proto_goTypes = []any{
 	(*GetRevisionResponse)(nil),   // 16: infractl.v1.GetRevisionResponse
 	(*RollbackSiteRequest)(nil),   // 17: infractl.v1.RollbackSiteRequest
 	(*RollbackSiteResponse)(nil),  // 18: infractl.v1.RollbackSiteResponse
-	(*Change)(nil),                // 19: infractl.v1.Change
-	(Risk)(0),                     // 20: infractl.v1.Risk
-	(*timestamppb.Timestamp)(nil), // 21: google.protobuf.Timestamp
+	nil,                           // 19: infractl.v1.Wave.BudgetsEntry
+	(*Change)(nil),                // 20: infractl.v1.Change
+	(Risk)(0),                     // 21: infractl.v1.Risk
+	(*durationpb.Duration)(nil),   // 22: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 23: google.protobuf.Timestamp
 }
 var file_infractl_v1_site_proto_depIdxs = []int32{
 	2,  // 0: infractl.v1.SiteSource.files:type_name -> infractl.v1.SourceFile
@@ -1397,30 +1423,32 @@ var file_infractl_v1_site_proto_depIdxs = []int32{
 	8,  // 5: infractl.v1.PlanSiteResponse.nodes:type_name -> infractl.v1.NodePlan
 	9,  // 6: infractl.v1.PlanSiteResponse.waves:type_name -> infractl.v1.Wave
 	3,  // 7: infractl.v1.PlanSiteResponse.findings:type_name -> infractl.v1.Finding
-	19, // 8: infractl.v1.NodePlan.changes:type_name -> infractl.v1.Change
-	20, // 9: infractl.v1.NodePlan.risk:type_name -> infractl.v1.Risk
-	1,  // 10: infractl.v1.ApplySiteRequest.source:type_name -> infractl.v1.SiteSource
-	21, // 11: infractl.v1.Revision.time:type_name -> google.protobuf.Timestamp
-	12, // 12: infractl.v1.ListRevisionsResponse.revisions:type_name -> infractl.v1.Revision
-	12, // 13: infractl.v1.GetRevisionResponse.revision:type_name -> infractl.v1.Revision
-	1,  // 14: infractl.v1.GetRevisionResponse.source:type_name -> infractl.v1.SiteSource
-	4,  // 15: infractl.v1.SiteService.CheckSite:input_type -> infractl.v1.CheckSiteRequest
-	6,  // 16: infractl.v1.SiteService.PlanSite:input_type -> infractl.v1.PlanSiteRequest
-	10, // 17: infractl.v1.SiteService.ApplySite:input_type -> infractl.v1.ApplySiteRequest
-	13, // 18: infractl.v1.SiteService.ListRevisions:input_type -> infractl.v1.ListRevisionsRequest
-	15, // 19: infractl.v1.SiteService.GetRevision:input_type -> infractl.v1.GetRevisionRequest
-	17, // 20: infractl.v1.SiteService.RollbackSite:input_type -> infractl.v1.RollbackSiteRequest
-	5,  // 21: infractl.v1.SiteService.CheckSite:output_type -> infractl.v1.CheckSiteResponse
-	7,  // 22: infractl.v1.SiteService.PlanSite:output_type -> infractl.v1.PlanSiteResponse
-	11, // 23: infractl.v1.SiteService.ApplySite:output_type -> infractl.v1.ApplySiteResponse
-	14, // 24: infractl.v1.SiteService.ListRevisions:output_type -> infractl.v1.ListRevisionsResponse
-	16, // 25: infractl.v1.SiteService.GetRevision:output_type -> infractl.v1.GetRevisionResponse
-	18, // 26: infractl.v1.SiteService.RollbackSite:output_type -> infractl.v1.RollbackSiteResponse
-	21, // [21:27] is the sub-list for method output_type
-	15, // [15:21] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	20, // 8: infractl.v1.NodePlan.changes:type_name -> infractl.v1.Change
+	21, // 9: infractl.v1.NodePlan.risk:type_name -> infractl.v1.Risk
+	22, // 10: infractl.v1.Wave.soak:type_name -> google.protobuf.Duration
+	19, // 11: infractl.v1.Wave.budgets:type_name -> infractl.v1.Wave.BudgetsEntry
+	1,  // 12: infractl.v1.ApplySiteRequest.source:type_name -> infractl.v1.SiteSource
+	23, // 13: infractl.v1.Revision.time:type_name -> google.protobuf.Timestamp
+	12, // 14: infractl.v1.ListRevisionsResponse.revisions:type_name -> infractl.v1.Revision
+	12, // 15: infractl.v1.GetRevisionResponse.revision:type_name -> infractl.v1.Revision
+	1,  // 16: infractl.v1.GetRevisionResponse.source:type_name -> infractl.v1.SiteSource
+	4,  // 17: infractl.v1.SiteService.CheckSite:input_type -> infractl.v1.CheckSiteRequest
+	6,  // 18: infractl.v1.SiteService.PlanSite:input_type -> infractl.v1.PlanSiteRequest
+	10, // 19: infractl.v1.SiteService.ApplySite:input_type -> infractl.v1.ApplySiteRequest
+	13, // 20: infractl.v1.SiteService.ListRevisions:input_type -> infractl.v1.ListRevisionsRequest
+	15, // 21: infractl.v1.SiteService.GetRevision:input_type -> infractl.v1.GetRevisionRequest
+	17, // 22: infractl.v1.SiteService.RollbackSite:input_type -> infractl.v1.RollbackSiteRequest
+	5,  // 23: infractl.v1.SiteService.CheckSite:output_type -> infractl.v1.CheckSiteResponse
+	7,  // 24: infractl.v1.SiteService.PlanSite:output_type -> infractl.v1.PlanSiteResponse
+	11, // 25: infractl.v1.SiteService.ApplySite:output_type -> infractl.v1.ApplySiteResponse
+	14, // 26: infractl.v1.SiteService.ListRevisions:output_type -> infractl.v1.ListRevisionsResponse
+	16, // 27: infractl.v1.SiteService.GetRevision:output_type -> infractl.v1.GetRevisionResponse
+	18, // 28: infractl.v1.SiteService.RollbackSite:output_type -> infractl.v1.RollbackSiteResponse
+	23, // [23:29] is the sub-list for method output_type
+	17, // [17:23] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_infractl_v1_site_proto_init() }
@@ -1435,7 +1463,7 @@ func file_infractl_v1_site_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_infractl_v1_site_proto_rawDesc), len(file_infractl_v1_site_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   18,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
