@@ -18,6 +18,8 @@ const (
 	KindNode     Kind = "node"
 	KindOperator Kind = "operator"
 	KindServer   Kind = "server"
+	// KindService is a part of a node that is no agent; see Service.
+	KindService Kind = "service"
 )
 
 // Role is what an operator may do; server/api holds the table.
@@ -79,7 +81,7 @@ func (id Identity) IsNode(name string) bool { return id.Kind == KindNode && id.N
 const rolePrefix = "infractl:"
 
 // ParseIdentity reads the identity of a certificate whose chain was verified already. It is strict: exactly one URI SAN
-// in our form, the one extended usage of the kind, no other names for nodes and operators, a role for operators only.
+// in our form, the one extended usage of the kind, other names for servers only, a role for operators only.
 // Anything else is Unauthenticated.
 func ParseIdentity(cert *x509.Certificate) (Identity, error) {
 	refuse := func(why string) (Identity, error) {
@@ -98,7 +100,7 @@ func ParseIdentity(cert *x509.Certificate) (Identity, error) {
 		return refuse("its URI is not " + Scheme + "://SITE/KIND/NAME")
 	}
 	usage := x509.ExtKeyUsageClientAuth
-	if id.Kind == KindServer {
+	if id.isServer() {
 		usage = x509.ExtKeyUsageServerAuth
 	} else if len(cert.DNSNames)+len(cert.IPAddresses)+len(cert.EmailAddresses) > 0 {
 		return refuse("a " + string(id.Kind) + " has no other names")
@@ -128,11 +130,15 @@ func parseURI(u *url.URL) (Identity, bool) {
 	kind, name, found := strings.Cut(strings.TrimPrefix(u.Path, "/"), "/")
 	id := Identity{Kind: Kind(kind), Site: u.Host, Name: name}
 	switch id.Kind {
-	case KindNode, KindOperator, KindServer:
+	case KindNode, KindOperator, KindServer, KindService:
 	default:
 		return Identity{}, false
 	}
-	if !found || !isLabel(id.Site) || !isLabel(name) {
+	named := isLabel(name)
+	if id.Kind == KindService {
+		_, _, named = splitService(name)
+	}
+	if !found || !isLabel(id.Site) || !named {
 		return Identity{}, false
 	}
 	// The text must be the canonical one: no user, port, query, fragment or escape hides in it.

@@ -27,6 +27,10 @@ func TestParseIdentityIsStrict(t *testing.T) {
 			c.URIs, c.Subject = uri("infractl://site/operator/jane"), pkix.Name{Organization: role}
 		}
 	}
+	metrics := func(c *x509.Certificate) {
+		c.URIs, c.ExtKeyUsage = uri("infractl://site/service/metrics@web1"), server
+		c.DNSNames, c.IPAddresses = []string{"web1"}, []net.IP{net.IPv4(10, 0, 0, 1)}
+	}
 	named := func(s string) func(*x509.Certificate) { return func(c *x509.Certificate) { c.URIs = uri(s) } }
 	cases := map[string]struct {
 		change func(*x509.Certificate)
@@ -35,6 +39,16 @@ func TestParseIdentityIsStrict(t *testing.T) {
 		"node":                   {func(*x509.Certificate) {}, true},
 		"operator":               {operator("infractl:viewer"), true},
 		"server":                 {func(c *x509.Certificate) { c.URIs, c.ExtKeyUsage = uri("infractl://site/server/a"), server }, true},
+		"scraper":                {named("infractl://site/service/prometheus@web1"), true},
+		"metrics page":           {func(c *x509.Certificate) { metrics(c) }, true},
+		"metrics page, client":   {named("infractl://site/service/metrics@web1"), false},
+		"scraper that serves":    {func(c *x509.Certificate) { metrics(c); c.URIs = uri("infractl://site/service/prometheus@web1") }, false},
+		"scraper with a role":    {func(c *x509.Certificate) { operator("infractl:admin")(c); c.URIs = uri("infractl://site/service/prometheus@web1") }, false},
+		"unknown service":        {named("infractl://site/service/grafana@web1"), false},
+		"service of no node":     {named("infractl://site/service/prometheus"), false},
+		"service, empty node":    {named("infractl://site/service/prometheus@"), false},
+		"service, two nodes":     {named("infractl://site/service/prometheus@a@b"), false},
+		"node like a service":    {named("infractl://site/node/prometheus@web1"), false},
 		"authority":              {func(c *x509.Certificate) { c.IsCA = true }, false},
 		"no URI":                 {func(c *x509.Certificate) { c.URIs = nil }, false},
 		"two URIs":               {func(c *x509.Certificate) { c.URIs = append(c.URIs, c.URIs[0]) }, false},

@@ -75,10 +75,15 @@ func (a *Authority) IssueServer(pub crypto.PublicKey, name string, dnsNames []st
 	return issued, errs.Wrap(op, err)
 }
 
+// maxCommonName is the limit of X.509.
+const maxCommonName = 64
+
 // issue fills the one template that all leaves come from.
 func (a *Authority) issue(pub crypto.PublicKey, id Identity, life time.Duration, dns []string, ips []net.IP) (*Issued, error) {
-	if err := ValidateName(string(id.Kind), id.Name); err != nil {
-		return nil, err
+	if _, _, service := id.Service(); !service {
+		if err := ValidateName(string(id.Kind), id.Name); err != nil {
+			return nil, err
+		}
 	}
 	id.Site = a.site
 	uri, err := url.Parse(id.URI())
@@ -102,11 +107,16 @@ func (a *Authority) issue(pub crypto.PublicKey, id Identity, life time.Duration,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 		URIs:                  []*url.URL{uri},
 	}
+	if len(id.Name) > maxCommonName {
+		tmpl.Subject.CommonName = "" // for people only; the URI has the name
+	}
 	chain := []*x509.Certificate{nil, issuing}
-	switch id.Kind {
-	case KindServer:
+	if id.isServer() {
 		tmpl.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
 		tmpl.DNSNames, tmpl.IPAddresses = dns, ips
+	}
+	switch id.Kind {
+	case KindServer:
 		chain = append(chain, a.root)
 	case KindOperator:
 		tmpl.Subject.Organization = []string{rolePrefix + string(id.Role)}

@@ -34,7 +34,7 @@ type ServerOptions struct {
 }
 
 // ServerConfig returns the configuration of a listener. A client must have a certificate under the root, valid now, for
-// client use, that names a node or an operator of the site. Whether it was revoked is asked per call, not here: a revoked
+// client use, that names a node, an operator or a scraper of the site. Whether it was revoked is asked per call, not here: a revoked
 // client must get through to be told so.
 func ServerConfig(o ServerOptions) *tls.Config {
 	cfg := &tls.Config{
@@ -50,17 +50,26 @@ func ServerConfig(o ServerOptions) *tls.Config {
 	}
 	cfg.ClientAuth = tls.RequireAndVerifyClientCert
 	cfg.ClientCAs = o.Roots
+	// gRPC offers h2 alone. Whoever offers both speaks HTTP: Prometheus, or a person with curl.
+	cfg.NextProtos = []string{"http/1.1", "h2"}
 	cfg.VerifyConnection = func(state tls.ConnectionState) error {
 		id, err := verified(state)
 		if err != nil {
 			return err
 		}
-		if id.Site != o.Site || (id.Kind != certs.KindNode && id.Kind != certs.KindOperator) {
+		if id.Site != o.Site || !isClient(id) {
 			return errs.New(errs.Unauthenticated, "%s is not a client of site %s", id.URI(), o.Site)
 		}
 		return nil
 	}
 	return cfg
+}
+
+// isClient reports whether an identity may connect; what it may do is decided later. Of services it is the scraper alone,
+// whose use is HTTP.
+func isClient(id certs.Identity) bool {
+	service, _, _ := id.Service()
+	return id.Kind == certs.KindNode || id.Kind == certs.KindOperator || service == certs.ServicePrometheus
 }
 
 func verified(state tls.ConnectionState) (certs.Identity, error) {
