@@ -57,13 +57,18 @@ func (t *Token) Encode() (string, error) {
 	if err := t.validate(); err != nil {
 		return "", errs.Wrap("write join token", err)
 	}
+	text, err := t.text(Prefix)
+	return text, errs.Wrap("write join token", err)
+}
+
+func (t *Token) text(prefix string) (string, error) {
 	data, err := json.Marshal(wire{t.Addresses, t.Fingerprint, t.Site, t.ID, t.Secret.Reveal()})
 	if err != nil {
-		return "", errs.Wrap("write join token", err)
+		return "", err
 	}
-	text := Prefix + base64.RawURLEncoding.EncodeToString(data)
+	text := prefix + base64.RawURLEncoding.EncodeToString(data)
 	if len(text) > MaxText {
-		return "", errs.Wrap("write join token", errs.New(errs.Invalid, "it has more than %d bytes", MaxText))
+		return "", errs.New(errs.Invalid, "it has more than %d bytes", MaxText)
 	}
 	return text, nil
 }
@@ -71,17 +76,20 @@ func (t *Token) Encode() (string, error) {
 // Parse reads a token's text; white space around it is passed over. Anything that is not exactly a token is Invalid, and
 // the error never quotes the text.
 func Parse(text string) (*Token, error) {
-	const op = "read join token"
+	t, err := parse(text, Prefix, "make a new one with: infractl token create --node NAME")
+	return t, errs.Wrap("read join token", err)
+}
+
+func parse(text, prefix, hint string) (*Token, error) {
 	refuse := func(format string, args ...any) (*Token, error) {
-		return nil, errs.Wrap(op, errs.New(errs.Invalid, format, args...).
-			WithHint("make a new one with: infractl token create --node NAME"))
+		return nil, errs.New(errs.Invalid, format, args...).WithHint("%s", hint)
 	}
 	if len(text) > MaxText {
 		return refuse("it has more than %d bytes", MaxText)
 	}
-	body, ok := strings.CutPrefix(strings.TrimSpace(text), Prefix)
+	body, ok := strings.CutPrefix(strings.TrimSpace(text), prefix)
 	if !ok {
-		return refuse("it does not begin with %q", Prefix)
+		return refuse("it does not begin with %q", prefix)
 	}
 	data, err := base64.RawURLEncoding.Strict().DecodeString(body)
 	if err != nil || strings.ContainsAny(body, "\r\n") { // the decoder passes over line ends
@@ -97,10 +105,7 @@ func Parse(text string) (*Token, error) {
 		return refuse("something follows its content")
 	}
 	t := &Token{Addresses: w.Addresses, Fingerprint: w.Fingerprint, Site: w.Site, ID: w.ID, Secret: NewSecret(w.Secret)}
-	if err := t.validate(); err != nil {
-		return nil, errs.Wrap(op, err)
-	}
-	return t, nil
+	return t, t.validate()
 }
 
 func (t *Token) validate() error {
