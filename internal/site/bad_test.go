@@ -44,6 +44,7 @@ var badEdits = []struct {
 	{"reserved network name", []string{"  lan: {cidr", "  internet: {cidr"}},
 	{"host named like a node", []string{"  smtp:   {", "  srv-prod:   {"}},
 	{"host named like a role", []string{"  smtp:   {", "  supervision:   {"}},
+	{"a port from the internet with two targets", []string{"  - {name: vpn,        from: internet,", "  - {name: web2, from: internet, to: srv-prod, ports: [443/tcp]}\n  - {name: vpn,        from: internet,"}},
 	{"bad address", []string{"address: 10.0.10.20}", "address: 10.0.10.300}"}},
 	{"address with a length", []string{"address: 10.0.10.20}", "address: 10.0.10.20/24}"}},
 	{"address in no network", []string{"address: 10.0.10.20}", "address: 10.0.11.20}"}},
@@ -122,6 +123,7 @@ var badEdits = []struct {
 	{"patch node twice", []string{"- {nodes: [srv-prod]}", "- {nodes: [srv-pre-prod]}"}},
 	{"logs kept too short", []string{"keep: 365d", "keep: 1h"}},
 	{"rollout", []string{"logs: {keep: 365d}", "rollout: {max_unavailable: 0, window: 1h}\nlogs: {keep: 365d}"}},
+	{"soak and budgets", []string{"logs: {keep: 365d}", "rollout: {soak: 8d, halt_after: 0, budgets: {pro: 1, prod: 0}}\nlogs: {keep: 365d}"}},
 	{"many faults at once", []string{"10.0.10.0/24", "10.0.10.0/33", "role: preprod", "role: pre", "port: 202", "port: x", "to: smtp", "to: smpt", "daily at 02:00", "daily"}},
 }
 

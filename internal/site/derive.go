@@ -17,6 +17,8 @@ type Resources struct {
 	Images map[string]ImageArchive `json:"images,omitempty"`
 	// UserCAKeys are the public keys whose certificates let operators in by SSH, in authorized_keys form.
 	UserCAKeys []string `json:"user_ca_keys,omitempty"`
+	// Peers are the machines of people that may come in through the tunnel.
+	Peers []TunnelPeer `json:"peers,omitempty"`
 }
 
 // ImageArchive is an image in an archive on the server.
@@ -38,7 +40,9 @@ func (s *Site) HostSpecs(res Resources) (map[string]*v1.HostSpec, error) {
 			spec.Accounts = s.accounts(n, res)
 			spec.Sshd = s.sshd(n)
 			spec.Firewall = s.firewall(n)
+			spec.Metrics = s.metrics(n)
 		}
+		spec.Router = s.router(n, res)
 		out[n.Name] = spec
 	}
 	return out, nil

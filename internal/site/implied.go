@@ -92,7 +92,7 @@ func (m *implied) management() {
 
 // vpnNetwork is the network of the tunnel: the one of vpn.address, else the inside network of that name.
 func (s *Site) vpnNetwork() string {
-	if n := s.networkOf(s.vpnAddress); n != nil {
+	if n := s.networkOf(s.tunnel.Address); n != nil {
 		return n.Name
 	}
 	if n, ok := s.Network("vpn"); ok && !n.Outside {

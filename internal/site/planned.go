@@ -14,7 +14,7 @@ import (
 // notManaged are the sections that are validated but not managed yet.
 func notManaged() []string {
 	return []string{
-		"public_domain", "vpn", "dns", "stacks", "proxy", "monitoring", "dolibarr", "backup", "patching", "logs",
+		"public_domain", "vpn", "dns", "stacks", "proxy", "dolibarr", "backup", "patching", "logs",
 	}
 }
 
@@ -41,6 +41,7 @@ func (l *loader) planned() {
 		l.proxy(f.Proxy)
 	}
 	if f.Monitoring != nil {
+		l.monitoringManaged()
 		l.monitoring(f.Monitoring)
 	}
 	if f.Dolibarr != nil {
@@ -72,7 +73,10 @@ func (l *loader) vpn(f *sitefile.VPN) {
 	case !usable(net, a):
 		l.fail("vpn/address", "", "address %s is the first or the last one of network %s", a, net.Name)
 	}
-	l.site.vpnAddress = a
+	l.site.tunnel = Tunnel{Interface: f.Interface, Port: uint16(f.Port), Address: a}
+	if !l.pos.Has("vpn/port") {
+		l.site.tunnel.Port = 51820
+	}
 	if owner := l.owner(a); owner != "" {
 		if n, ok := l.site.Node(owner); !ok || n.Role != RoleRouter {
 			l.fail("vpn/address", "", "address %s belongs to %s already", a, owner)

@@ -56,7 +56,7 @@ type Site struct {
 	// What implied flows need of sections that are not managed yet.
 	stacks         []string
 	copies         []backupTarget
-	vpnAddress     netip.Addr
+	tunnel         Tunnel
 	monitoringNode string
 	proxyNode      string
 	proxyTargets   []proxyTarget
@@ -210,6 +210,12 @@ type RolloutSpec struct {
 	MaxUnavailable int
 	// Window is the time that a commit has to be confirmed.
 	Window time.Duration
+	// Soak is how long a wave is watched before the next one begins.
+	Soak time.Duration
+	// Budgets are how many nodes of a role change at once, by role.
+	Budgets map[string]int
+	// HaltAfter is the number of nodes that fail before the rollout halts.
+	HaltAfter int
 }
 
 // ImageMapping replaces an image by a stand-in.

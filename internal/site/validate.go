@@ -52,6 +52,9 @@ func (l *loader) validate() {
 	l.planned()
 	l.flows()
 	if !l.failed() {
+		l.publishedOnce()
+	}
+	if !l.failed() {
 		l.finish()
 	}
 }
