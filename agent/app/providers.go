@@ -9,6 +9,7 @@ import (
 	"github.com/infractl/infractl/agent/provider"
 	"github.com/infractl/infractl/agent/provider/accounts"
 	"github.com/infractl/infractl/agent/provider/firewall"
+	"github.com/infractl/infractl/agent/provider/packages"
 	"github.com/infractl/infractl/agent/provider/sshd"
 	"github.com/infractl/infractl/agent/provider/system"
 	"github.com/infractl/infractl/agent/provider/timesync"
@@ -42,6 +43,8 @@ func NewProviders(h *host.Host, log hclog.Logger) *Providers {
 	sys := system.New(system.Config{Host: h, Log: log.Named("system")})
 	return &Providers{
 		Bound: []provider.Bound{
+			provider.Bind(packages.New(packages.Config{Host: h, Log: log.Named("packages")}),
+				func(s *v1.HostSpec) (*v1.PackagesSpec, bool) { return s.GetPackages(), s.GetPackages() != nil }, packages.Stages()...),
 			provider.Bind(sys,
 				func(s *v1.HostSpec) (*v1.SystemSpec, bool) { return s.GetSystem(), s.GetSystem() != nil }, system.Stages()...),
 			provider.Bind(timesync.New(timesync.Config{Host: h, Log: log.Named("time")}),
