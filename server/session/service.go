@@ -32,7 +32,9 @@ type ServiceConfig struct {
 	Site      fleet.Site
 	Authority *certs.Authority
 	Confirmer Confirmer
-	Recorder  *access.Recorder
+	// Secrets gives values to nodes; nil where none are kept.
+	Secrets  Secrets
+	Recorder *access.Recorder
 	// Addresses returns host:port of the session and of the enrolment listeners, as agents reach them.
 	Addresses func() (sessions, enrolment []string)
 	Clock     clock.Clock
