@@ -25,6 +25,7 @@ import (
 	"github.com/infractl/infractl/server/access"
 	"github.com/infractl/infractl/server/fleet"
 	"github.com/infractl/infractl/server/identity"
+	"github.com/infractl/infractl/server/secret"
 	"github.com/infractl/infractl/server/session"
 	"github.com/infractl/infractl/server/store"
 	"github.com/infractl/infractl/server/store/sqlite"
@@ -52,6 +53,7 @@ type App struct {
 	enrolment   *session.Enrolment
 	codes       *identity.Codes
 	operations  *operations
+	vault       *secret.Vault
 
 	listeners listeners
 	servers   []*grpc.Server
@@ -116,6 +118,9 @@ func (a *App) open(ctx context.Context) (err error) {
 	a.hub, err = session.NewHub(ctx, session.HubConfig{Store: s, Fleet: a.fleet, Clock: cfg.Clock,
 		Log: cfg.Log.Named("session"), Registry: a.registry})
 	if err != nil {
+		return err
+	}
+	if err := a.openVault(ctx); err != nil {
 		return err
 	}
 	a.operations = newOperations(a)
@@ -183,7 +188,7 @@ func (a *App) serve() {
 	a.enrolment = session.NewEnrolment(session.EnrolmentConfig{Fleet: a.fleet, Hub: a.hub, Site: site, Authority: a.authority,
 		Recorder: a.recorder, Addresses: a.advertised, Clock: cfg.Clock, Log: cfg.Log.Named("enrolment"), Limits: cfg.Limits})
 	sessions := session.NewService(session.ServiceConfig{Hub: a.hub, Fleet: a.fleet, Site: site, Authority: a.authority,
-		Confirmer: a.operations.confirmer(), Recorder: a.recorder, Addresses: a.advertised, Clock: cfg.Clock,
+		Confirmer: a.operations.confirmer(), Secrets: a.vault, Recorder: a.recorder, Addresses: a.advertised, Clock: cfg.Clock,
 		Log: cfg.Log.Named("session"), Heartbeat: cfg.Heartbeat})
 	who := identity.Config{Fleet: a.fleet, Hub: a.hub, Site: site, Authority: a.authority, Recorder: a.recorder, Codes: a.codes,
 		LastPoll: a.enrolment.LastPoll, Addresses: a.advertised, ServerNotAfter: a.certificate.NotAfter,

@@ -12,6 +12,7 @@ import (
 	"github.com/infractl/infractl/certs"
 	"github.com/infractl/infractl/internal/errs"
 	"github.com/infractl/infractl/server/identity"
+	"github.com/infractl/infractl/server/secret"
 	"github.com/infractl/infractl/server/store"
 	"github.com/infractl/infractl/server/store/sqlite"
 )
@@ -68,6 +69,9 @@ func Init(ctx context.Context, cfg Config) (*InitResult, error) {
 		return nil, errs.Wrap(op, err)
 	}
 	if err := certs.WriteFile(cfg.recipient(), []byte(recovery.Recipient().String()+"\n"), 0o600); err != nil {
+		return nil, errs.Wrap(op, err)
+	}
+	if err := secret.CreateKey(cfg.storeKey()); err != nil {
 		return nil, errs.Wrap(op, err)
 	}
 	if err := firstAudit(ctx, cfg, authority); err != nil {

@@ -5,10 +5,12 @@ import (
 
 	"google.golang.org/grpc"
 
+	v1 "github.com/infractl/infractl/proto/infractl/v1"
 	"github.com/infractl/infractl/server/api"
 	"github.com/infractl/infractl/server/fleet"
 	"github.com/infractl/infractl/server/revision"
 	"github.com/infractl/infractl/server/rollout"
+	"github.com/infractl/infractl/server/secret"
 	"github.com/infractl/infractl/server/session"
 )
 
@@ -18,13 +20,17 @@ type operations struct {
 	revisions *revision.Revisions
 	rollouts  *rollout.Rollouts
 	api       *api.API
+	secrets   *secret.Service
 }
 
 func newOperations(a *App) *operations {
 	o := &operations{cfg: a.cfg}
-	o.revisions = revision.New(revision.Config{Records: a.store, Nodes: a.fleet, Clock: a.cfg.Clock, Site: a.authority.Site()})
+	o.revisions = revision.New(revision.Config{Records: a.store, Nodes: a.fleet, Clock: a.cfg.Clock, Site: a.authority.Site(),
+		Sources: []revision.Source{a.vault}})
+	a.vault.Use(wantedSpecs{o.revisions})
 	o.rollouts = rollout.New(rollout.Config{Store: a.store, Fleet: a.fleet, Hub: a.hub,
 		Revisions: rollout.FromRevisions(o.revisions), Clock: a.cfg.Clock, Log: a.cfg.Log.Named("rollout")})
+	o.secrets = secret.NewService(a.vault, o.rollouts)
 	o.api = api.New(api.Config{Revisions: o.revisions, Rollouts: o.rollouts, Hub: a.hub, Fleet: a.fleet, Audit: a.store,
 		Clock: a.cfg.Clock, Log: a.cfg.Log.Named("api")})
 	return o
@@ -39,7 +45,10 @@ func (o *operations) site() fleet.Site {
 
 func (o *operations) confirmer() session.Confirmer { return o.rollouts }
 
-func (o *operations) register(s grpc.ServiceRegistrar) { o.api.Register(s) }
+func (o *operations) register(s grpc.ServiceRegistrar) {
+	o.api.Register(s)
+	v1.RegisterSecretServiceServer(s, o.secrets)
+}
 
 func (o *operations) run(start func(string, func(context.Context) error)) {
 	start("rollouts", o.rollouts.Run)

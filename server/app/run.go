@@ -91,7 +91,7 @@ func (a *App) clean(ctx context.Context) error {
 		a.recorder.Write(ctx, store.AuditEntry{Actor: "system", Action: "audit.prune", Result: "ok",
 			Message: strconv.Itoa(removed) + " entries older than " + a.cfg.KeepAudit.String()})
 	}
-	return errs.Join(err, a.enrolment.Prune(ctx), a.operations.rollouts.Prune(ctx))
+	return errs.Join(err, a.enrolment.Prune(ctx), a.vault.Prune(ctx), a.operations.rollouts.Prune(ctx))
 }
 
 func (a *App) metricsServer() *http.Server {

@@ -39,6 +39,8 @@ type Config struct {
 	// KeyDir is the folder of the certificate authority, of admin codes and of the recovery key's public half; it is apart
 	// from DataDir so that a copy of the data alone gives no identity away. Empty means DataDir with "-keys" behind it.
 	KeyDir string
+	// StoreKey is the file of the key that opens secrets; empty means store.key in KeyDir.
+	StoreKey string
 	// Sessions and Enrolment are the addresses to listen on; a port of 0 takes any free one.
 	Sessions  string
 	Enrolment string
