@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"runtime/debug"
+	"sync"
 
 	"github.com/hashicorp/go-hclog"
 	"google.golang.org/grpc"
@@ -32,8 +33,10 @@ type GateConfig struct {
 	Fleet     *fleet.Fleet
 	Authority *certs.Authority
 	Recorder  *Recorder
-	Clock     clock.Clock
-	Log       hclog.Logger
+	// Live knows the calls of operators; nil cuts none.
+	Live  *Live
+	Clock clock.Clock
+	Log   hclog.Logger
 }
 
 // Gate stands in front of every method of one listener.
@@ -56,6 +59,8 @@ func unknownMethod() error { return status.Error(codes.Unimplemented, "there is 
 
 func (g *Gate) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
 	markSeen(ctx)
+	call, ctx, end := g.live(ctx, info.FullMethod)
+	defer end()
 	ctx, rule, err := g.admit(ctx, info.FullMethod)
 	if err != nil {
 		return nil, err
@@ -64,6 +69,9 @@ func (g *Gate) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, h
 		return nil, err
 	}
 	resp, err = g.guard(info.FullMethod, func() (any, error) { return handler(ctx, req) })
+	if err != nil {
+		err = call.verdict(err)
+	}
 	if rule.Audit {
 		g.audit(ctx, info.FullMethod, rule, req, err)
 	}
@@ -72,14 +80,19 @@ func (g *Gate) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, h
 
 func (g *Gate) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 	markSeen(ss.Context())
-	ctx, rule, err := g.admit(ss.Context(), info.FullMethod)
+	call, ctx, end := g.live(ss.Context(), info.FullMethod)
+	defer end()
+	ctx, rule, err := g.admit(ctx, info.FullMethod)
 	if err != nil {
 		return err
 	}
 	wrapped := &gatedStream{ServerStream: ss, ctx: ctx, gate: g, method: info.FullMethod, rule: rule}
-	_, err = g.guard(info.FullMethod, func() (any, error) { return nil, handler(srv, wrapped) })
+	err = call.run(func() error {
+		_, err := g.guard(info.FullMethod, func() (any, error) { return nil, handler(srv, wrapped) })
+		return err
+	})
 	if rule.Audit {
-		g.audit(ctx, info.FullMethod, rule, wrapped.first, err)
+		g.audit(ctx, info.FullMethod, rule, wrapped.request(), err)
 	}
 	return g.outward(ctx, info.FullMethod, err)
 }
@@ -91,7 +104,14 @@ type gatedStream struct {
 	gate   *Gate
 	method string
 	rule   Rule
-	first  any
+	mu     sync.Mutex
+	first  any // the first message, for the audit log
+}
+
+func (s *gatedStream) request() any {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.first
 }
 
 func (s *gatedStream) Context() context.Context { return s.ctx }
@@ -103,9 +123,11 @@ func (s *gatedStream) RecvMsg(m any) error {
 		}
 		return err
 	}
+	s.mu.Lock()
 	if s.first == nil {
 		s.first = m
 	}
+	s.mu.Unlock()
 	return s.gate.checkSize(s.ctx, s.method, s.rule, m)
 }
 
@@ -149,7 +171,7 @@ func checkRule(c Caller, rule Rule) (Reason, error) {
 			return ReasonRole, errs.New(errs.Denied, "%s has the role %s, which may not do this", c.Actor, c.Identity.Role).
 				WithHint("ask somebody with the role %s", rule.Roles[len(rule.Roles)-1])
 		}
-	default:
+	default: // a service reads pages over HTTP, and calls nothing
 		return ReasonCaller, errs.New(errs.Denied, "%s may not call anything", c.Actor)
 	}
 	return "", nil

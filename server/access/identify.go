@@ -2,6 +2,7 @@ package access
 
 import (
 	"context"
+	"time"
 
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -9,6 +10,7 @@ import (
 	"github.com/infractl/infractl/certs"
 	"github.com/infractl/infractl/internal/errs"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
+	"github.com/infractl/infractl/server/fleet"
 )
 
 // identify asks the store about the caller, at every call: a connection outlives both its certificate and the
@@ -28,10 +30,15 @@ func (g *Gate) identify(ctx context.Context, c Caller) (Caller, Reason, error) {
 	case !errs.Is(err, errs.NotFound):
 		return c, ReasonUnknown, errs.Wrap("look up revocation", err)
 	}
-	if c.Identity.Kind == certs.KindNode {
+	switch c.Identity.Kind {
+	case certs.KindNode:
 		return g.identifyNode(ctx, c)
+	case certs.KindOperator:
+		return g.identifyOperator(ctx, c)
+	case certs.KindService: // nothing of it is stored; its node is looked up where it may do something at all
+		return c, "", nil
 	}
-	return g.identifyOperator(ctx, c)
+	return c, ReasonCaller, errs.New(errs.Denied, "%s is no client", c.Actor)
 }
 
 func (g *Gate) identifyNode(ctx context.Context, c Caller) (Caller, Reason, error) {
@@ -54,13 +61,31 @@ func (g *Gate) identifyOperator(ctx context.Context, c Caller) (Caller, Reason, 
 	op, err := g.cfg.Fleet.Operators.Get(ctx, c.Identity.Name)
 	if err == nil && op.Value.KeyHash == c.KeyHash && op.Value.Revoked.IsZero() {
 		c.Identity.Role = op.Value.Role // the stored role holds at once, not only in the next certificate
+		g.noteSeen(ctx, op.Value)
 		return c, "", nil
 	}
 	if err != nil && !errs.Is(err, errs.NotFound) {
 		return c, ReasonUnknown, errs.Wrap("look up operator", err)
 	}
 	return c, ReasonUnknown, errs.New(errs.Unauthenticated, "this server has no record of %s with this key", c.Actor).
-		WithHint("on the server: infractl-server admin-code; then: infractl login")
+		WithHint("ask an admin for a login code: infractl operator add %s; then: infractl login", c.Identity.Name)
+}
+
+// seenEvery is how far an operator's LastSeen may be behind: not every call is worth a write.
+const seenEvery = 5 * time.Minute
+
+func (g *Gate) noteSeen(ctx context.Context, op fleet.Operator) {
+	now := g.cfg.Clock.Now()
+	if now.Sub(op.LastSeen).Abs() < seenEvery {
+		return
+	}
+	_, err := g.cfg.Fleet.Operators.Update(ctx, op.Name, func(o *fleet.Operator) error {
+		o.LastSeen = now
+		return nil
+	})
+	if err != nil {
+		g.cfg.Log.Debug("last-seen time of an operator not written", "operator", op.Name, "error", err)
+	}
 }
 
 // RevokedError is the answer to whoever holds a revoked certificate: the signed notice rides on it as a status detail, and

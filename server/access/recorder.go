@@ -33,7 +33,7 @@ const (
 	ReasonClone      Reason = "clone"          // a second machine under one identity
 	ReasonForeign    Reason = "foreign"        // a node spoke of what belongs to another node
 	ReasonRecovery   Reason = "recovery"       // a return after expiry that was not granted
-	ReasonLogin      Reason = "login"          // a wrong, used or expired admin code
+	ReasonLogin      Reason = "login"          // a wrong, used or expired code of a person
 	ReasonSocketPeer Reason = "socket_peer"    // a process on the Unix socket that does not run as root
 )
 
@@ -104,14 +104,19 @@ func (r *Recorder) Refused(ctx context.Context, reason Reason, entry store.Audit
 
 // Write appends an entry. An entry that cannot be written is logged: what it tells of has happened already.
 func (r *Recorder) Write(ctx context.Context, entry store.AuditEntry) {
+	if _, err := r.Append(ctx, entry); err != nil {
+		r.cfg.Log.Error("audit entry not written", "error", err, "actor", entry.Actor, "action", entry.Action,
+			"target", entry.Target, "result", entry.Result)
+	}
+}
+
+// Append appends an entry and returns its number. It is for what must not happen without an entry.
+func (r *Recorder) Append(ctx context.Context, entry store.AuditEntry) (int64, error) {
 	if entry.Time.IsZero() {
 		entry.Time = r.cfg.Clock.Now()
 	}
 	// The caller may be gone by now; the entry is owed all the same.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	if _, err := r.cfg.Audit.AppendAudit(ctx, entry); err != nil {
-		r.cfg.Log.Error("audit entry not written", "error", err, "actor", entry.Actor, "action", entry.Action,
-			"target", entry.Target, "result", entry.Result)
-	}
+	return r.cfg.Audit.AppendAudit(ctx, entry)
 }

@@ -100,6 +100,21 @@ func Methods() Table {
 		v1.ImageService_ListImages_FullMethodName:  read(all...),
 		v1.ImageService_PruneImages_FullMethodName: act(change),
 
+		v1.InstanceService_CreateInstance_FullMethodName:    act(change),
+		v1.InstanceService_ListInstances_FullMethodName:     read(all...),
+		v1.InstanceService_GetInstance_FullMethodName:       read(all...),
+		v1.InstanceService_SuspendInstance_FullMethodName:   act(change),
+		v1.InstanceService_ResumeInstance_FullMethodName:    act(change),
+		v1.InstanceService_RestartInstance_FullMethodName:   act(change),
+		v1.InstanceService_ResetPassword_FullMethodName:     secret(act(change)),
+		v1.InstanceService_SetModules_FullMethodName:        act(change),
+		v1.InstanceService_ConfigureInstance_FullMethodName: act(change),
+		v1.InstanceService_RenameInstance_FullMethodName:    act(change),
+		v1.InstanceService_DeleteInstance_FullMethodName:    act(change),
+		v1.InstanceService_PurgeInstance_FullMethodName:     act(admin),
+		v1.InstanceService_ImportInstances_FullMethodName:   act(change),
+		v1.InstanceService_AuditInstances_FullMethodName:    act(change),
+
 		v1.NodeService_ListNodes_FullMethodName:   read(all...),
 		v1.NodeService_GetUsage_FullMethodName:    read(all...),
 		v1.NodeService_ResumeNode_FullMethodName:  act(admin),
@@ -113,7 +128,8 @@ func Methods() Table {
 		v1.OperatorService_Login_FullMethodName:         {Listener: Socket, Audit: true, Secret: true, MaxMessage: limitSmall},
 		v1.OperatorService_GetIdentity_FullMethodName:   read(all...),
 		v1.OperatorService_RenewOperator_FullMethodName: act(all),
-		v1.OperatorService_SignSshKey_FullMethodName:    act(change),
+		// It writes its own entry, before the certificate is made.
+		v1.OperatorService_SignSshKey_FullMethodName: read(change...),
 
 		v1.OperatorService_AddOperator_FullMethodName:     act(admin),
 		v1.OperatorService_ListOperators_FullMethodName:   read(certs.RoleAuditor, certs.RoleAdmin),

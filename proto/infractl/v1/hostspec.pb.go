@@ -23,6 +23,67 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// InstanceMode is what an instance should be.
+type InstanceMode int32
+
+const (
+	// Not set.
+	InstanceMode_INSTANCE_MODE_UNSPECIFIED InstanceMode = 0
+	// Containers and network are there, nobody gets in from outside: it is being installed or changed.
+	InstanceMode_INSTANCE_MODE_CLOSED InstanceMode = 1
+	// It works.
+	InstanceMode_INSTANCE_MODE_RUNNING InstanceMode = 2
+	// The front answers 503 with a page for the customer; application and cron are stopped, the database too.
+	InstanceMode_INSTANCE_MODE_SUSPENDED InstanceMode = 3
+	// As suspended, and waiting for its purge.
+	InstanceMode_INSTANCE_MODE_ARCHIVED InstanceMode = 4
+)
+
+// Enum value maps for InstanceMode.
+var (
+	InstanceMode_name = map[int32]string{
+		0: "INSTANCE_MODE_UNSPECIFIED",
+		1: "INSTANCE_MODE_CLOSED",
+		2: "INSTANCE_MODE_RUNNING",
+		3: "INSTANCE_MODE_SUSPENDED",
+		4: "INSTANCE_MODE_ARCHIVED",
+	}
+	InstanceMode_value = map[string]int32{
+		"INSTANCE_MODE_UNSPECIFIED": 0,
+		"INSTANCE_MODE_CLOSED":      1,
+		"INSTANCE_MODE_RUNNING":     2,
+		"INSTANCE_MODE_SUSPENDED":   3,
+		"INSTANCE_MODE_ARCHIVED":    4,
+	}
+)
+
+func (x InstanceMode) Enum() *InstanceMode {
+	p := new(InstanceMode)
+	*p = x
+	return p
+}
+
+func (x InstanceMode) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (InstanceMode) Descriptor() protoreflect.EnumDescriptor {
+	return file_infractl_v1_hostspec_proto_enumTypes[0].Descriptor()
+}
+
+func (InstanceMode) Type() protoreflect.EnumType {
+	return &file_infractl_v1_hostspec_proto_enumTypes[0]
+}
+
+func (x InstanceMode) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use InstanceMode.Descriptor instead.
+func (InstanceMode) EnumDescriptor() ([]byte, []int) {
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{0}
+}
+
 // FirewallHook is the place where a rule stands.
 type FirewallHook int32
 
@@ -64,11 +125,11 @@ func (x FirewallHook) String() string {
 }
 
 func (FirewallHook) Descriptor() protoreflect.EnumDescriptor {
-	return file_infractl_v1_hostspec_proto_enumTypes[0].Descriptor()
+	return file_infractl_v1_hostspec_proto_enumTypes[1].Descriptor()
 }
 
 func (FirewallHook) Type() protoreflect.EnumType {
-	return &file_infractl_v1_hostspec_proto_enumTypes[0]
+	return &file_infractl_v1_hostspec_proto_enumTypes[1]
 }
 
 func (x FirewallHook) Number() protoreflect.EnumNumber {
@@ -77,7 +138,7 @@ func (x FirewallHook) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use FirewallHook.Descriptor instead.
 func (FirewallHook) EnumDescriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{0}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{1}
 }
 
 // HostSpec is the whole wish for one host: a function of a site revision and the resources, never a delta. Its digest is
@@ -109,7 +170,11 @@ type HostSpec struct {
 	// Router is what the site's router does beyond being a host.
 	Router *RouterSpec `protobuf:"bytes,18,opt,name=router,proto3" json:"router,omitempty"`
 	// Dns is the name service.
-	Dns           *DnsSpec `protobuf:"bytes,19,opt,name=dns,proto3" json:"dns,omitempty"`
+	Dns *DnsSpec `protobuf:"bytes,19,opt,name=dns,proto3" json:"dns,omitempty"`
+	// Dolibarr are the customers' instances on this host.
+	Dolibarr *DolibarrSpec `protobuf:"bytes,20,opt,name=dolibarr,proto3" json:"dolibarr,omitempty"`
+	// Proxy is the reverse proxy in front of everything.
+	Proxy         *ProxySpec `protobuf:"bytes,21,opt,name=proxy,proto3" json:"proxy,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -235,6 +300,611 @@ func (x *HostSpec) GetDns() *DnsSpec {
 	return nil
 }
 
+func (x *HostSpec) GetDolibarr() *DolibarrSpec {
+	if x != nil {
+		return x.Dolibarr
+	}
+	return nil
+}
+
+func (x *HostSpec) GetProxy() *ProxySpec {
+	if x != nil {
+		return x.Proxy
+	}
+	return nil
+}
+
+// DolibarrSpec is the complete list of a host's instances, and the front that stands before them.
+type DolibarrSpec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Instances are sorted by name.
+	Instances []*InstanceSpec `protobuf:"bytes,1,rep,name=instances,proto3" json:"instances,omitempty"`
+	// Front receives their requests.
+	Front         *FrontSpec `protobuf:"bytes,2,opt,name=front,proto3" json:"front,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DolibarrSpec) Reset() {
+	*x = DolibarrSpec{}
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DolibarrSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DolibarrSpec) ProtoMessage() {}
+
+func (x *DolibarrSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DolibarrSpec.ProtoReflect.Descriptor instead.
+func (*DolibarrSpec) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *DolibarrSpec) GetInstances() []*InstanceSpec {
+	if x != nil {
+		return x.Instances
+	}
+	return nil
+}
+
+func (x *DolibarrSpec) GetFront() *FrontSpec {
+	if x != nil {
+		return x.Front
+	}
+	return nil
+}
+
+// FrontSpec is the host's own HTTP server, which joins every instance's network and is the only way to them.
+type FrontSpec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// ListenAddresses are the host's inside addresses.
+	ListenAddresses []string `protobuf:"bytes,1,rep,name=listen_addresses,json=listenAddresses,proto3" json:"listen_addresses,omitempty"`
+	// Port is the TCP port.
+	Port uint32 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	// Image is what runs.
+	Image *StackImage `protobuf:"bytes,3,opt,name=image,proto3" json:"image,omitempty"`
+	// TrustedProxies are the addresses whose X-Forwarded headers count: the proxy node's.
+	TrustedProxies []string `protobuf:"bytes,4,rep,name=trusted_proxies,json=trustedProxies,proto3" json:"trusted_proxies,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *FrontSpec) Reset() {
+	*x = FrontSpec{}
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FrontSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FrontSpec) ProtoMessage() {}
+
+func (x *FrontSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FrontSpec.ProtoReflect.Descriptor instead.
+func (*FrontSpec) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *FrontSpec) GetListenAddresses() []string {
+	if x != nil {
+		return x.ListenAddresses
+	}
+	return nil
+}
+
+func (x *FrontSpec) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *FrontSpec) GetImage() *StackImage {
+	if x != nil {
+		return x.Image
+	}
+	return nil
+}
+
+func (x *FrontSpec) GetTrustedProxies() []string {
+	if x != nil {
+		return x.TrustedProxies
+	}
+	return nil
+}
+
+// InstanceSpec is one Dolibarr.
+type InstanceSpec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name is its name, a DNS label.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Id names its containers, networks and volumes; it stays when the name changes.
+	Id string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	// Mode is what it should be.
+	Mode InstanceMode `protobuf:"varint,3,opt,name=mode,proto3,enum=infractl.v1.InstanceMode" json:"mode,omitempty"`
+	// Version is the version of Dolibarr, X.Y.Z.
+	Version string `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`
+	// AppImage and db_image are what runs.
+	AppImage *StackImage `protobuf:"bytes,5,opt,name=app_image,json=appImage,proto3" json:"app_image,omitempty"`
+	// DbImage is the database's image.
+	DbImage *StackImage `protobuf:"bytes,6,opt,name=db_image,json=dbImage,proto3" json:"db_image,omitempty"`
+	// Subnet is its network's prefix, from our own pool.
+	Subnet string `protobuf:"bytes,7,opt,name=subnet,proto3" json:"subnet,omitempty"`
+	// Domains are the names that it answers to, the main one first.
+	Domains []string `protobuf:"bytes,8,rep,name=domains,proto3" json:"domains,omitempty"`
+	// Limits are what it may use.
+	Limits *InstanceLimits `protobuf:"bytes,9,opt,name=limits,proto3" json:"limits,omitempty"`
+	// Timezone is PHP's time zone.
+	Timezone string `protobuf:"bytes,10,opt,name=timezone,proto3" json:"timezone,omitempty"`
+	// Language is the customer's language for pages that we show, fr or en.
+	Language string `protobuf:"bytes,11,opt,name=language,proto3" json:"language,omitempty"`
+	// Cron says whether the scheduled jobs run.
+	Cron bool `protobuf:"varint,12,opt,name=cron,proto3" json:"cron,omitempty"`
+	// Secrets are db-root, db, admin, unique-id and cron-key of this instance, sorted by name.
+	Secrets []*SecretRef `protobuf:"bytes,13,rep,name=secrets,proto3" json:"secrets,omitempty"`
+	// AdminLogin is the login of its administrator.
+	AdminLogin    string `protobuf:"bytes,14,opt,name=admin_login,json=adminLogin,proto3" json:"admin_login,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InstanceSpec) Reset() {
+	*x = InstanceSpec{}
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InstanceSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InstanceSpec) ProtoMessage() {}
+
+func (x *InstanceSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InstanceSpec.ProtoReflect.Descriptor instead.
+func (*InstanceSpec) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *InstanceSpec) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *InstanceSpec) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *InstanceSpec) GetMode() InstanceMode {
+	if x != nil {
+		return x.Mode
+	}
+	return InstanceMode_INSTANCE_MODE_UNSPECIFIED
+}
+
+func (x *InstanceSpec) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *InstanceSpec) GetAppImage() *StackImage {
+	if x != nil {
+		return x.AppImage
+	}
+	return nil
+}
+
+func (x *InstanceSpec) GetDbImage() *StackImage {
+	if x != nil {
+		return x.DbImage
+	}
+	return nil
+}
+
+func (x *InstanceSpec) GetSubnet() string {
+	if x != nil {
+		return x.Subnet
+	}
+	return ""
+}
+
+func (x *InstanceSpec) GetDomains() []string {
+	if x != nil {
+		return x.Domains
+	}
+	return nil
+}
+
+func (x *InstanceSpec) GetLimits() *InstanceLimits {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+func (x *InstanceSpec) GetTimezone() string {
+	if x != nil {
+		return x.Timezone
+	}
+	return ""
+}
+
+func (x *InstanceSpec) GetLanguage() string {
+	if x != nil {
+		return x.Language
+	}
+	return ""
+}
+
+func (x *InstanceSpec) GetCron() bool {
+	if x != nil {
+		return x.Cron
+	}
+	return false
+}
+
+func (x *InstanceSpec) GetSecrets() []*SecretRef {
+	if x != nil {
+		return x.Secrets
+	}
+	return nil
+}
+
+func (x *InstanceSpec) GetAdminLogin() string {
+	if x != nil {
+		return x.AdminLogin
+	}
+	return ""
+}
+
+// InstanceLimits are what an instance may use.
+type InstanceLimits struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// MemoryBytes is for application and database together.
+	MemoryBytes uint64 `protobuf:"varint,1,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`
+	// Cpus is in thousandths of a core.
+	MilliCpus uint32 `protobuf:"varint,2,opt,name=milli_cpus,json=milliCpus,proto3" json:"milli_cpus,omitempty"`
+	// Pids is the number of processes.
+	Pids uint32 `protobuf:"varint,3,opt,name=pids,proto3" json:"pids,omitempty"`
+	// DiskBytes is for documents and database together; exceeding it is reported, and stops uploads where the host can.
+	DiskBytes     uint64 `protobuf:"varint,4,opt,name=disk_bytes,json=diskBytes,proto3" json:"disk_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InstanceLimits) Reset() {
+	*x = InstanceLimits{}
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InstanceLimits) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InstanceLimits) ProtoMessage() {}
+
+func (x *InstanceLimits) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InstanceLimits.ProtoReflect.Descriptor instead.
+func (*InstanceLimits) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *InstanceLimits) GetMemoryBytes() uint64 {
+	if x != nil {
+		return x.MemoryBytes
+	}
+	return 0
+}
+
+func (x *InstanceLimits) GetMilliCpus() uint32 {
+	if x != nil {
+		return x.MilliCpus
+	}
+	return 0
+}
+
+func (x *InstanceLimits) GetPids() uint32 {
+	if x != nil {
+		return x.Pids
+	}
+	return 0
+}
+
+func (x *InstanceLimits) GetDiskBytes() uint64 {
+	if x != nil {
+		return x.DiskBytes
+	}
+	return 0
+}
+
+// ProxySpec is the reverse proxy. Only hosts that carry our mark are changed or removed.
+type ProxySpec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Driver is npm or caddy.
+	Driver string `protobuf:"bytes,1,opt,name=driver,proto3" json:"driver,omitempty"`
+	// Api is the address of Nginx Proxy Manager's API, such as http://10.0.10.10:81.
+	Api string `protobuf:"bytes,2,opt,name=api,proto3" json:"api,omitempty"`
+	// ApiUser is the account of the API.
+	ApiUser string `protobuf:"bytes,3,opt,name=api_user,json=apiUser,proto3" json:"api_user,omitempty"`
+	// ApiPassword is the secret with its password.
+	ApiPassword *SecretRef `protobuf:"bytes,4,opt,name=api_password,json=apiPassword,proto3" json:"api_password,omitempty"`
+	// TlsProvider is letsencrypt or internal.
+	TlsProvider string `protobuf:"bytes,5,opt,name=tls_provider,json=tlsProvider,proto3" json:"tls_provider,omitempty"`
+	// AcmeDirectory is the ACME directory; empty for the provider's own.
+	AcmeDirectory string `protobuf:"bytes,6,opt,name=acme_directory,json=acmeDirectory,proto3" json:"acme_directory,omitempty"`
+	// AcmeEmail gets messages about expiry.
+	AcmeEmail string `protobuf:"bytes,7,opt,name=acme_email,json=acmeEmail,proto3" json:"acme_email,omitempty"`
+	// Wildcard is the domain that has one certificate for all its names; empty without DNS-01.
+	Wildcard string `protobuf:"bytes,8,opt,name=wildcard,proto3" json:"wildcard,omitempty"`
+	// Hosts are sorted by their first domain.
+	Hosts []*ProxyHostSpec `protobuf:"bytes,9,rep,name=hosts,proto3" json:"hosts,omitempty"`
+	// ListenAddresses are where caddy listens.
+	ListenAddresses []string `protobuf:"bytes,10,rep,name=listen_addresses,json=listenAddresses,proto3" json:"listen_addresses,omitempty"`
+	// CertificatesPerWeek bounds new certificates, so that the authority's own limit is never reached.
+	CertificatesPerWeek uint32 `protobuf:"varint,11,opt,name=certificates_per_week,json=certificatesPerWeek,proto3" json:"certificates_per_week,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
+}
+
+func (x *ProxySpec) Reset() {
+	*x = ProxySpec{}
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProxySpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProxySpec) ProtoMessage() {}
+
+func (x *ProxySpec) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProxySpec.ProtoReflect.Descriptor instead.
+func (*ProxySpec) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ProxySpec) GetDriver() string {
+	if x != nil {
+		return x.Driver
+	}
+	return ""
+}
+
+func (x *ProxySpec) GetApi() string {
+	if x != nil {
+		return x.Api
+	}
+	return ""
+}
+
+func (x *ProxySpec) GetApiUser() string {
+	if x != nil {
+		return x.ApiUser
+	}
+	return ""
+}
+
+func (x *ProxySpec) GetApiPassword() *SecretRef {
+	if x != nil {
+		return x.ApiPassword
+	}
+	return nil
+}
+
+func (x *ProxySpec) GetTlsProvider() string {
+	if x != nil {
+		return x.TlsProvider
+	}
+	return ""
+}
+
+func (x *ProxySpec) GetAcmeDirectory() string {
+	if x != nil {
+		return x.AcmeDirectory
+	}
+	return ""
+}
+
+func (x *ProxySpec) GetAcmeEmail() string {
+	if x != nil {
+		return x.AcmeEmail
+	}
+	return ""
+}
+
+func (x *ProxySpec) GetWildcard() string {
+	if x != nil {
+		return x.Wildcard
+	}
+	return ""
+}
+
+func (x *ProxySpec) GetHosts() []*ProxyHostSpec {
+	if x != nil {
+		return x.Hosts
+	}
+	return nil
+}
+
+func (x *ProxySpec) GetListenAddresses() []string {
+	if x != nil {
+		return x.ListenAddresses
+	}
+	return nil
+}
+
+func (x *ProxySpec) GetCertificatesPerWeek() uint32 {
+	if x != nil {
+		return x.CertificatesPerWeek
+	}
+	return 0
+}
+
+// ProxyHostSpec is one name that the proxy serves.
+type ProxyHostSpec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Domains are its names.
+	Domains []string `protobuf:"bytes,1,rep,name=domains,proto3" json:"domains,omitempty"`
+	// Target is host:port.
+	Target string `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"`
+	// Scheme is http or https towards the target.
+	Scheme string `protobuf:"bytes,3,opt,name=scheme,proto3" json:"scheme,omitempty"`
+	// Allow are the prefixes that may use it; empty means everybody.
+	Allow []string `protobuf:"bytes,4,rep,name=allow,proto3" json:"allow,omitempty"`
+	// Instance is the instance that it belongs to; empty for others.
+	Instance string `protobuf:"bytes,5,opt,name=instance,proto3" json:"instance,omitempty"`
+	// Internal says that its certificate comes from our own authority, since the name is no public one.
+	Internal      bool `protobuf:"varint,6,opt,name=internal,proto3" json:"internal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProxyHostSpec) Reset() {
+	*x = ProxyHostSpec{}
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProxyHostSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProxyHostSpec) ProtoMessage() {}
+
+func (x *ProxyHostSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProxyHostSpec.ProtoReflect.Descriptor instead.
+func (*ProxyHostSpec) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ProxyHostSpec) GetDomains() []string {
+	if x != nil {
+		return x.Domains
+	}
+	return nil
+}
+
+func (x *ProxyHostSpec) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *ProxyHostSpec) GetScheme() string {
+	if x != nil {
+		return x.Scheme
+	}
+	return ""
+}
+
+func (x *ProxyHostSpec) GetAllow() []string {
+	if x != nil {
+		return x.Allow
+	}
+	return nil
+}
+
+func (x *ProxyHostSpec) GetInstance() string {
+	if x != nil {
+		return x.Instance
+	}
+	return ""
+}
+
+func (x *ProxyHostSpec) GetInternal() bool {
+	if x != nil {
+		return x.Internal
+	}
+	return false
+}
+
 // RouterSpec is what the site's router does beyond being a host. On VyOS one program owns the whole configuration: there the
 // other sections of the host spec are rendered together with this one.
 type RouterSpec struct {
@@ -257,7 +927,7 @@ type RouterSpec struct {
 
 func (x *RouterSpec) Reset() {
 	*x = RouterSpec{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[1]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -269,7 +939,7 @@ func (x *RouterSpec) String() string {
 func (*RouterSpec) ProtoMessage() {}
 
 func (x *RouterSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[1]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -282,7 +952,7 @@ func (x *RouterSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouterSpec.ProtoReflect.Descriptor instead.
 func (*RouterSpec) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{1}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RouterSpec) GetPlatform() string {
@@ -348,7 +1018,7 @@ type RouterInterface struct {
 
 func (x *RouterInterface) Reset() {
 	*x = RouterInterface{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[2]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -360,7 +1030,7 @@ func (x *RouterInterface) String() string {
 func (*RouterInterface) ProtoMessage() {}
 
 func (x *RouterInterface) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[2]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -373,7 +1043,7 @@ func (x *RouterInterface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouterInterface.ProtoReflect.Descriptor instead.
 func (*RouterInterface) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{2}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RouterInterface) GetName() string {
@@ -431,7 +1101,7 @@ type RouterRoute struct {
 
 func (x *RouterRoute) Reset() {
 	*x = RouterRoute{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[3]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -443,7 +1113,7 @@ func (x *RouterRoute) String() string {
 func (*RouterRoute) ProtoMessage() {}
 
 func (x *RouterRoute) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[3]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -456,7 +1126,7 @@ func (x *RouterRoute) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouterRoute.ProtoReflect.Descriptor instead.
 func (*RouterRoute) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{3}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RouterRoute) GetPrefix() string {
@@ -490,7 +1160,7 @@ type SourceNat struct {
 
 func (x *SourceNat) Reset() {
 	*x = SourceNat{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[4]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -502,7 +1172,7 @@ func (x *SourceNat) String() string {
 func (*SourceNat) ProtoMessage() {}
 
 func (x *SourceNat) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[4]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -515,7 +1185,7 @@ func (x *SourceNat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SourceNat.ProtoReflect.Descriptor instead.
 func (*SourceNat) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{4}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SourceNat) GetDescription() string {
@@ -569,7 +1239,7 @@ type DestinationNat struct {
 
 func (x *DestinationNat) Reset() {
 	*x = DestinationNat{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[5]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -581,7 +1251,7 @@ func (x *DestinationNat) String() string {
 func (*DestinationNat) ProtoMessage() {}
 
 func (x *DestinationNat) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[5]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -594,7 +1264,7 @@ func (x *DestinationNat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DestinationNat.ProtoReflect.Descriptor instead.
 func (*DestinationNat) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{5}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DestinationNat) GetDescription() string {
@@ -663,7 +1333,7 @@ type WireguardSpec struct {
 
 func (x *WireguardSpec) Reset() {
 	*x = WireguardSpec{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[6]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -675,7 +1345,7 @@ func (x *WireguardSpec) String() string {
 func (*WireguardSpec) ProtoMessage() {}
 
 func (x *WireguardSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[6]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -688,7 +1358,7 @@ func (x *WireguardSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WireguardSpec.ProtoReflect.Descriptor instead.
 func (*WireguardSpec) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{6}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *WireguardSpec) GetInterface() string {
@@ -734,7 +1404,7 @@ type WireguardPeer struct {
 
 func (x *WireguardPeer) Reset() {
 	*x = WireguardPeer{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[7]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -746,7 +1416,7 @@ func (x *WireguardPeer) String() string {
 func (*WireguardPeer) ProtoMessage() {}
 
 func (x *WireguardPeer) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[7]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -759,7 +1429,7 @@ func (x *WireguardPeer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WireguardPeer.ProtoReflect.Descriptor instead.
 func (*WireguardPeer) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{7}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *WireguardPeer) GetName() string {
@@ -808,7 +1478,7 @@ type DnsSpec struct {
 
 func (x *DnsSpec) Reset() {
 	*x = DnsSpec{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[8]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -820,7 +1490,7 @@ func (x *DnsSpec) String() string {
 func (*DnsSpec) ProtoMessage() {}
 
 func (x *DnsSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[8]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -833,7 +1503,7 @@ func (x *DnsSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DnsSpec.ProtoReflect.Descriptor instead.
 func (*DnsSpec) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{8}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DnsSpec) GetListenAddresses() []string {
@@ -907,7 +1577,7 @@ type DnsView struct {
 
 func (x *DnsView) Reset() {
 	*x = DnsView{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[9]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -919,7 +1589,7 @@ func (x *DnsView) String() string {
 func (*DnsView) ProtoMessage() {}
 
 func (x *DnsView) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[9]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -932,7 +1602,7 @@ func (x *DnsView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DnsView.ProtoReflect.Descriptor instead.
 func (*DnsView) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{9}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DnsView) GetName() string {
@@ -979,7 +1649,7 @@ type DnsZone struct {
 
 func (x *DnsZone) Reset() {
 	*x = DnsZone{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[10]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -991,7 +1661,7 @@ func (x *DnsZone) String() string {
 func (*DnsZone) ProtoMessage() {}
 
 func (x *DnsZone) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[10]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1004,7 +1674,7 @@ func (x *DnsZone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DnsZone.ProtoReflect.Descriptor instead.
 func (*DnsZone) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{10}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DnsZone) GetName() string {
@@ -1071,7 +1741,7 @@ type PackagesSpec struct {
 
 func (x *PackagesSpec) Reset() {
 	*x = PackagesSpec{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[11]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1083,7 +1753,7 @@ func (x *PackagesSpec) String() string {
 func (*PackagesSpec) ProtoMessage() {}
 
 func (x *PackagesSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[11]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1096,7 +1766,7 @@ func (x *PackagesSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PackagesSpec.ProtoReflect.Descriptor instead.
 func (*PackagesSpec) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{11}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PackagesSpec) GetPresent() []string {
@@ -1132,7 +1802,7 @@ type ContainersSpec struct {
 
 func (x *ContainersSpec) Reset() {
 	*x = ContainersSpec{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[12]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1144,7 +1814,7 @@ func (x *ContainersSpec) String() string {
 func (*ContainersSpec) ProtoMessage() {}
 
 func (x *ContainersSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[12]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1157,7 +1827,7 @@ func (x *ContainersSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainersSpec.ProtoReflect.Descriptor instead.
 func (*ContainersSpec) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{12}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ContainersSpec) GetStacks() []*StackSpec {
@@ -1190,7 +1860,7 @@ type StackSpec struct {
 
 func (x *StackSpec) Reset() {
 	*x = StackSpec{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[13]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1202,7 +1872,7 @@ func (x *StackSpec) String() string {
 func (*StackSpec) ProtoMessage() {}
 
 func (x *StackSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[13]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1215,7 +1885,7 @@ func (x *StackSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StackSpec.ProtoReflect.Descriptor instead.
 func (*StackSpec) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{13}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *StackSpec) GetName() string {
@@ -1282,7 +1952,7 @@ type StackFile struct {
 
 func (x *StackFile) Reset() {
 	*x = StackFile{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[14]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1294,7 +1964,7 @@ func (x *StackFile) String() string {
 func (*StackFile) ProtoMessage() {}
 
 func (x *StackFile) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[14]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1307,7 +1977,7 @@ func (x *StackFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StackFile.ProtoReflect.Descriptor instead.
 func (*StackFile) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{14}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *StackFile) GetPath() string {
@@ -1348,7 +2018,7 @@ type StackImage struct {
 
 func (x *StackImage) Reset() {
 	*x = StackImage{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[15]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1360,7 +2030,7 @@ func (x *StackImage) String() string {
 func (*StackImage) ProtoMessage() {}
 
 func (x *StackImage) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[15]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1373,7 +2043,7 @@ func (x *StackImage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StackImage.ProtoReflect.Descriptor instead.
 func (*StackImage) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{15}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *StackImage) GetReference() string {
@@ -1417,7 +2087,7 @@ type SecretRef struct {
 
 func (x *SecretRef) Reset() {
 	*x = SecretRef{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[16]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1429,7 +2099,7 @@ func (x *SecretRef) String() string {
 func (*SecretRef) ProtoMessage() {}
 
 func (x *SecretRef) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[16]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1442,7 +2112,7 @@ func (x *SecretRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecretRef.ProtoReflect.Descriptor instead.
 func (*SecretRef) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{16}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SecretRef) GetName() string {
@@ -1476,7 +2146,7 @@ type MetricsSpec struct {
 
 func (x *MetricsSpec) Reset() {
 	*x = MetricsSpec{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[17]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1488,7 +2158,7 @@ func (x *MetricsSpec) String() string {
 func (*MetricsSpec) ProtoMessage() {}
 
 func (x *MetricsSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[17]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1501,7 +2171,7 @@ func (x *MetricsSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetricsSpec.ProtoReflect.Descriptor instead.
 func (*MetricsSpec) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{17}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *MetricsSpec) GetListenAddresses() []string {
@@ -1555,7 +2225,7 @@ type SystemSpec struct {
 
 func (x *SystemSpec) Reset() {
 	*x = SystemSpec{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[18]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1567,7 +2237,7 @@ func (x *SystemSpec) String() string {
 func (*SystemSpec) ProtoMessage() {}
 
 func (x *SystemSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[18]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1580,7 +2250,7 @@ func (x *SystemSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SystemSpec.ProtoReflect.Descriptor instead.
 func (*SystemSpec) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{18}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SystemSpec) GetHostname() string {
@@ -1645,7 +2315,7 @@ type HostsEntry struct {
 
 func (x *HostsEntry) Reset() {
 	*x = HostsEntry{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[19]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1657,7 +2327,7 @@ func (x *HostsEntry) String() string {
 func (*HostsEntry) ProtoMessage() {}
 
 func (x *HostsEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[19]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1670,7 +2340,7 @@ func (x *HostsEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostsEntry.ProtoReflect.Descriptor instead.
 func (*HostsEntry) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{19}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *HostsEntry) GetAddress() string {
@@ -1700,7 +2370,7 @@ type TimeSpec struct {
 
 func (x *TimeSpec) Reset() {
 	*x = TimeSpec{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[20]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1712,7 +2382,7 @@ func (x *TimeSpec) String() string {
 func (*TimeSpec) ProtoMessage() {}
 
 func (x *TimeSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[20]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1725,7 +2395,7 @@ func (x *TimeSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimeSpec.ProtoReflect.Descriptor instead.
 func (*TimeSpec) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{20}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *TimeSpec) GetServers() []string {
@@ -1755,7 +2425,7 @@ type AccountsSpec struct {
 
 func (x *AccountsSpec) Reset() {
 	*x = AccountsSpec{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[21]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1767,7 +2437,7 @@ func (x *AccountsSpec) String() string {
 func (*AccountsSpec) ProtoMessage() {}
 
 func (x *AccountsSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[21]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1780,7 +2450,7 @@ func (x *AccountsSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccountsSpec.ProtoReflect.Descriptor instead.
 func (*AccountsSpec) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{21}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AccountsSpec) GetAccounts() []*Account {
@@ -1816,7 +2486,7 @@ type Account struct {
 
 func (x *Account) Reset() {
 	*x = Account{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[22]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1828,7 +2498,7 @@ func (x *Account) String() string {
 func (*Account) ProtoMessage() {}
 
 func (x *Account) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[22]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1841,7 +2511,7 @@ func (x *Account) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Account.ProtoReflect.Descriptor instead.
 func (*Account) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{22}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Account) GetName() string {
@@ -1894,7 +2564,7 @@ type WitnessKey struct {
 
 func (x *WitnessKey) Reset() {
 	*x = WitnessKey{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[23]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1906,7 +2576,7 @@ func (x *WitnessKey) String() string {
 func (*WitnessKey) ProtoMessage() {}
 
 func (x *WitnessKey) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[23]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1919,7 +2589,7 @@ func (x *WitnessKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WitnessKey.ProtoReflect.Descriptor instead.
 func (*WitnessKey) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{23}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *WitnessKey) GetNode() string {
@@ -1971,7 +2641,7 @@ type SshdSpec struct {
 
 func (x *SshdSpec) Reset() {
 	*x = SshdSpec{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[24]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1983,7 +2653,7 @@ func (x *SshdSpec) String() string {
 func (*SshdSpec) ProtoMessage() {}
 
 func (x *SshdSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[24]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1996,7 +2666,7 @@ func (x *SshdSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SshdSpec.ProtoReflect.Descriptor instead.
 func (*SshdSpec) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{24}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SshdSpec) GetPort() uint32 {
@@ -2079,7 +2749,7 @@ type FirewallSpec struct {
 
 func (x *FirewallSpec) Reset() {
 	*x = FirewallSpec{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[25]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2091,7 +2761,7 @@ func (x *FirewallSpec) String() string {
 func (*FirewallSpec) ProtoMessage() {}
 
 func (x *FirewallSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[25]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2104,7 +2774,7 @@ func (x *FirewallSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FirewallSpec.ProtoReflect.Descriptor instead.
 func (*FirewallSpec) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{25}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *FirewallSpec) GetRules() []*FirewallRule {
@@ -2162,7 +2832,7 @@ type FirewallRule struct {
 
 func (x *FirewallRule) Reset() {
 	*x = FirewallRule{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[26]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2174,7 +2844,7 @@ func (x *FirewallRule) String() string {
 func (*FirewallRule) ProtoMessage() {}
 
 func (x *FirewallRule) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[26]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2187,7 +2857,7 @@ func (x *FirewallRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FirewallRule.ProtoReflect.Descriptor instead.
 func (*FirewallRule) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{26}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *FirewallRule) GetHook() FirewallHook {
@@ -2266,7 +2936,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[27]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2278,7 +2948,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[27]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2291,7 +2961,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{27}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Endpoint) GetPrefixes() []string {
@@ -2321,7 +2991,7 @@ type PortRange struct {
 
 func (x *PortRange) Reset() {
 	*x = PortRange{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[28]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2333,7 +3003,7 @@ func (x *PortRange) String() string {
 func (*PortRange) ProtoMessage() {}
 
 func (x *PortRange) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[28]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2346,7 +3016,7 @@ func (x *PortRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortRange.ProtoReflect.Descriptor instead.
 func (*PortRange) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{28}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *PortRange) GetFirst() uint32 {
@@ -2367,7 +3037,7 @@ var File_infractl_v1_hostspec_proto protoreflect.FileDescriptor
 
 const file_infractl_v1_hostspec_proto_rawDesc = "" +
 	"\n" +
-	"\x1ainfractl/v1/hostspec.proto\x12\vinfractl.v1\"\xbc\x04\n" +
+	"\x1ainfractl/v1/hostspec.proto\x12\vinfractl.v1\"\xa1\x05\n" +
 	"\bHostSpec\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x12\n" +
@@ -2384,7 +3054,62 @@ const file_infractl_v1_hostspec_proto_rawDesc = "" +
 	"containers\x122\n" +
 	"\ametrics\x18\x11 \x01(\v2\x18.infractl.v1.MetricsSpecR\ametrics\x12/\n" +
 	"\x06router\x18\x12 \x01(\v2\x17.infractl.v1.RouterSpecR\x06router\x12&\n" +
-	"\x03dns\x18\x13 \x01(\v2\x14.infractl.v1.DnsSpecR\x03dns\"\xcf\x02\n" +
+	"\x03dns\x18\x13 \x01(\v2\x14.infractl.v1.DnsSpecR\x03dns\x125\n" +
+	"\bdolibarr\x18\x14 \x01(\v2\x19.infractl.v1.DolibarrSpecR\bdolibarr\x12,\n" +
+	"\x05proxy\x18\x15 \x01(\v2\x16.infractl.v1.ProxySpecR\x05proxy\"u\n" +
+	"\fDolibarrSpec\x127\n" +
+	"\tinstances\x18\x01 \x03(\v2\x19.infractl.v1.InstanceSpecR\tinstances\x12,\n" +
+	"\x05front\x18\x02 \x01(\v2\x16.infractl.v1.FrontSpecR\x05front\"\xa2\x01\n" +
+	"\tFrontSpec\x12)\n" +
+	"\x10listen_addresses\x18\x01 \x03(\tR\x0flistenAddresses\x12\x12\n" +
+	"\x04port\x18\x02 \x01(\rR\x04port\x12-\n" +
+	"\x05image\x18\x03 \x01(\v2\x17.infractl.v1.StackImageR\x05image\x12'\n" +
+	"\x0ftrusted_proxies\x18\x04 \x03(\tR\x0etrustedProxies\"\xeb\x03\n" +
+	"\fInstanceSpec\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12-\n" +
+	"\x04mode\x18\x03 \x01(\x0e2\x19.infractl.v1.InstanceModeR\x04mode\x12\x18\n" +
+	"\aversion\x18\x04 \x01(\tR\aversion\x124\n" +
+	"\tapp_image\x18\x05 \x01(\v2\x17.infractl.v1.StackImageR\bappImage\x122\n" +
+	"\bdb_image\x18\x06 \x01(\v2\x17.infractl.v1.StackImageR\adbImage\x12\x16\n" +
+	"\x06subnet\x18\a \x01(\tR\x06subnet\x12\x18\n" +
+	"\adomains\x18\b \x03(\tR\adomains\x123\n" +
+	"\x06limits\x18\t \x01(\v2\x1b.infractl.v1.InstanceLimitsR\x06limits\x12\x1a\n" +
+	"\btimezone\x18\n" +
+	" \x01(\tR\btimezone\x12\x1a\n" +
+	"\blanguage\x18\v \x01(\tR\blanguage\x12\x12\n" +
+	"\x04cron\x18\f \x01(\bR\x04cron\x120\n" +
+	"\asecrets\x18\r \x03(\v2\x16.infractl.v1.SecretRefR\asecrets\x12\x1f\n" +
+	"\vadmin_login\x18\x0e \x01(\tR\n" +
+	"adminLogin\"\x85\x01\n" +
+	"\x0eInstanceLimits\x12!\n" +
+	"\fmemory_bytes\x18\x01 \x01(\x04R\vmemoryBytes\x12\x1d\n" +
+	"\n" +
+	"milli_cpus\x18\x02 \x01(\rR\tmilliCpus\x12\x12\n" +
+	"\x04pids\x18\x03 \x01(\rR\x04pids\x12\x1d\n" +
+	"\n" +
+	"disk_bytes\x18\x04 \x01(\x04R\tdiskBytes\"\xa1\x03\n" +
+	"\tProxySpec\x12\x16\n" +
+	"\x06driver\x18\x01 \x01(\tR\x06driver\x12\x10\n" +
+	"\x03api\x18\x02 \x01(\tR\x03api\x12\x19\n" +
+	"\bapi_user\x18\x03 \x01(\tR\aapiUser\x129\n" +
+	"\fapi_password\x18\x04 \x01(\v2\x16.infractl.v1.SecretRefR\vapiPassword\x12!\n" +
+	"\ftls_provider\x18\x05 \x01(\tR\vtlsProvider\x12%\n" +
+	"\x0eacme_directory\x18\x06 \x01(\tR\racmeDirectory\x12\x1d\n" +
+	"\n" +
+	"acme_email\x18\a \x01(\tR\tacmeEmail\x12\x1a\n" +
+	"\bwildcard\x18\b \x01(\tR\bwildcard\x120\n" +
+	"\x05hosts\x18\t \x03(\v2\x1a.infractl.v1.ProxyHostSpecR\x05hosts\x12)\n" +
+	"\x10listen_addresses\x18\n" +
+	" \x03(\tR\x0flistenAddresses\x122\n" +
+	"\x15certificates_per_week\x18\v \x01(\rR\x13certificatesPerWeek\"\xa7\x01\n" +
+	"\rProxyHostSpec\x12\x18\n" +
+	"\adomains\x18\x01 \x03(\tR\adomains\x12\x16\n" +
+	"\x06target\x18\x02 \x01(\tR\x06target\x12\x16\n" +
+	"\x06scheme\x18\x03 \x01(\tR\x06scheme\x12\x14\n" +
+	"\x05allow\x18\x04 \x03(\tR\x05allow\x12\x1a\n" +
+	"\binstance\x18\x05 \x01(\tR\binstance\x12\x1a\n" +
+	"\binternal\x18\x06 \x01(\bR\binternal\"\xcf\x02\n" +
 	"\n" +
 	"RouterSpec\x12\x1a\n" +
 	"\bplatform\x18\x01 \x01(\tR\bplatform\x12<\n" +
@@ -2562,7 +3287,13 @@ const file_infractl_v1_hostspec_proto_rawDesc = "" +
 	"\binternet\x18\x02 \x01(\bR\binternet\"5\n" +
 	"\tPortRange\x12\x14\n" +
 	"\x05first\x18\x01 \x01(\rR\x05first\x12\x12\n" +
-	"\x04last\x18\x02 \x01(\rR\x04last*{\n" +
+	"\x04last\x18\x02 \x01(\rR\x04last*\x9b\x01\n" +
+	"\fInstanceMode\x12\x1d\n" +
+	"\x19INSTANCE_MODE_UNSPECIFIED\x10\x00\x12\x18\n" +
+	"\x14INSTANCE_MODE_CLOSED\x10\x01\x12\x19\n" +
+	"\x15INSTANCE_MODE_RUNNING\x10\x02\x12\x1b\n" +
+	"\x17INSTANCE_MODE_SUSPENDED\x10\x03\x12\x1a\n" +
+	"\x16INSTANCE_MODE_ARCHIVED\x10\x04*{\n" +
 	"\fFirewallHook\x12\x1d\n" +
 	"\x19FIREWALL_HOOK_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13FIREWALL_HOOK_INPUT\x10\x01\x12\x18\n" +
@@ -2581,83 +3312,102 @@ func file_infractl_v1_hostspec_proto_rawDescGZIP() []byte {
 	return file_infractl_v1_hostspec_proto_rawDescData
 }
 
-var file_infractl_v1_hostspec_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_infractl_v1_hostspec_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_infractl_v1_hostspec_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_infractl_v1_hostspec_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_infractl_v1_hostspec_proto_goTypes = []any{
-	(FirewallHook)(0),       // 0: infractl.v1.FirewallHook
-	(*HostSpec)(nil),        // 1: infractl.v1.HostSpec
-	(*RouterSpec)(nil),      // 2: infractl.v1.RouterSpec
-	(*RouterInterface)(nil), // 3: infractl.v1.RouterInterface
-	(*RouterRoute)(nil),     // 4: infractl.v1.RouterRoute
-	(*SourceNat)(nil),       // 5: infractl.v1.SourceNat
-	(*DestinationNat)(nil),  // 6: infractl.v1.DestinationNat
-	(*WireguardSpec)(nil),   // 7: infractl.v1.WireguardSpec
-	(*WireguardPeer)(nil),   // 8: infractl.v1.WireguardPeer
-	(*DnsSpec)(nil),         // 9: infractl.v1.DnsSpec
-	(*DnsView)(nil),         // 10: infractl.v1.DnsView
-	(*DnsZone)(nil),         // 11: infractl.v1.DnsZone
-	(*PackagesSpec)(nil),    // 12: infractl.v1.PackagesSpec
-	(*ContainersSpec)(nil),  // 13: infractl.v1.ContainersSpec
-	(*StackSpec)(nil),       // 14: infractl.v1.StackSpec
-	(*StackFile)(nil),       // 15: infractl.v1.StackFile
-	(*StackImage)(nil),      // 16: infractl.v1.StackImage
-	(*SecretRef)(nil),       // 17: infractl.v1.SecretRef
-	(*MetricsSpec)(nil),     // 18: infractl.v1.MetricsSpec
-	(*SystemSpec)(nil),      // 19: infractl.v1.SystemSpec
-	(*HostsEntry)(nil),      // 20: infractl.v1.HostsEntry
-	(*TimeSpec)(nil),        // 21: infractl.v1.TimeSpec
-	(*AccountsSpec)(nil),    // 22: infractl.v1.AccountsSpec
-	(*Account)(nil),         // 23: infractl.v1.Account
-	(*WitnessKey)(nil),      // 24: infractl.v1.WitnessKey
-	(*SshdSpec)(nil),        // 25: infractl.v1.SshdSpec
-	(*FirewallSpec)(nil),    // 26: infractl.v1.FirewallSpec
-	(*FirewallRule)(nil),    // 27: infractl.v1.FirewallRule
-	(*Endpoint)(nil),        // 28: infractl.v1.Endpoint
-	(*PortRange)(nil),       // 29: infractl.v1.PortRange
-	nil,                     // 30: infractl.v1.StackSpec.VariablesEntry
-	nil,                     // 31: infractl.v1.SystemSpec.SysctlsEntry
+	(InstanceMode)(0),       // 0: infractl.v1.InstanceMode
+	(FirewallHook)(0),       // 1: infractl.v1.FirewallHook
+	(*HostSpec)(nil),        // 2: infractl.v1.HostSpec
+	(*DolibarrSpec)(nil),    // 3: infractl.v1.DolibarrSpec
+	(*FrontSpec)(nil),       // 4: infractl.v1.FrontSpec
+	(*InstanceSpec)(nil),    // 5: infractl.v1.InstanceSpec
+	(*InstanceLimits)(nil),  // 6: infractl.v1.InstanceLimits
+	(*ProxySpec)(nil),       // 7: infractl.v1.ProxySpec
+	(*ProxyHostSpec)(nil),   // 8: infractl.v1.ProxyHostSpec
+	(*RouterSpec)(nil),      // 9: infractl.v1.RouterSpec
+	(*RouterInterface)(nil), // 10: infractl.v1.RouterInterface
+	(*RouterRoute)(nil),     // 11: infractl.v1.RouterRoute
+	(*SourceNat)(nil),       // 12: infractl.v1.SourceNat
+	(*DestinationNat)(nil),  // 13: infractl.v1.DestinationNat
+	(*WireguardSpec)(nil),   // 14: infractl.v1.WireguardSpec
+	(*WireguardPeer)(nil),   // 15: infractl.v1.WireguardPeer
+	(*DnsSpec)(nil),         // 16: infractl.v1.DnsSpec
+	(*DnsView)(nil),         // 17: infractl.v1.DnsView
+	(*DnsZone)(nil),         // 18: infractl.v1.DnsZone
+	(*PackagesSpec)(nil),    // 19: infractl.v1.PackagesSpec
+	(*ContainersSpec)(nil),  // 20: infractl.v1.ContainersSpec
+	(*StackSpec)(nil),       // 21: infractl.v1.StackSpec
+	(*StackFile)(nil),       // 22: infractl.v1.StackFile
+	(*StackImage)(nil),      // 23: infractl.v1.StackImage
+	(*SecretRef)(nil),       // 24: infractl.v1.SecretRef
+	(*MetricsSpec)(nil),     // 25: infractl.v1.MetricsSpec
+	(*SystemSpec)(nil),      // 26: infractl.v1.SystemSpec
+	(*HostsEntry)(nil),      // 27: infractl.v1.HostsEntry
+	(*TimeSpec)(nil),        // 28: infractl.v1.TimeSpec
+	(*AccountsSpec)(nil),    // 29: infractl.v1.AccountsSpec
+	(*Account)(nil),         // 30: infractl.v1.Account
+	(*WitnessKey)(nil),      // 31: infractl.v1.WitnessKey
+	(*SshdSpec)(nil),        // 32: infractl.v1.SshdSpec
+	(*FirewallSpec)(nil),    // 33: infractl.v1.FirewallSpec
+	(*FirewallRule)(nil),    // 34: infractl.v1.FirewallRule
+	(*Endpoint)(nil),        // 35: infractl.v1.Endpoint
+	(*PortRange)(nil),       // 36: infractl.v1.PortRange
+	nil,                     // 37: infractl.v1.StackSpec.VariablesEntry
+	nil,                     // 38: infractl.v1.SystemSpec.SysctlsEntry
 }
 var file_infractl_v1_hostspec_proto_depIdxs = []int32{
-	19, // 0: infractl.v1.HostSpec.system:type_name -> infractl.v1.SystemSpec
-	21, // 1: infractl.v1.HostSpec.time:type_name -> infractl.v1.TimeSpec
-	22, // 2: infractl.v1.HostSpec.accounts:type_name -> infractl.v1.AccountsSpec
-	25, // 3: infractl.v1.HostSpec.sshd:type_name -> infractl.v1.SshdSpec
-	26, // 4: infractl.v1.HostSpec.firewall:type_name -> infractl.v1.FirewallSpec
-	12, // 5: infractl.v1.HostSpec.packages:type_name -> infractl.v1.PackagesSpec
-	13, // 6: infractl.v1.HostSpec.containers:type_name -> infractl.v1.ContainersSpec
-	18, // 7: infractl.v1.HostSpec.metrics:type_name -> infractl.v1.MetricsSpec
-	2,  // 8: infractl.v1.HostSpec.router:type_name -> infractl.v1.RouterSpec
-	9,  // 9: infractl.v1.HostSpec.dns:type_name -> infractl.v1.DnsSpec
-	3,  // 10: infractl.v1.RouterSpec.interfaces:type_name -> infractl.v1.RouterInterface
-	4,  // 11: infractl.v1.RouterSpec.routes:type_name -> infractl.v1.RouterRoute
-	5,  // 12: infractl.v1.RouterSpec.source_nat:type_name -> infractl.v1.SourceNat
-	6,  // 13: infractl.v1.RouterSpec.destination_nat:type_name -> infractl.v1.DestinationNat
-	7,  // 14: infractl.v1.RouterSpec.wireguard:type_name -> infractl.v1.WireguardSpec
-	29, // 15: infractl.v1.DestinationNat.ports:type_name -> infractl.v1.PortRange
-	8,  // 16: infractl.v1.WireguardSpec.peers:type_name -> infractl.v1.WireguardPeer
-	11, // 17: infractl.v1.DnsSpec.zones:type_name -> infractl.v1.DnsZone
-	17, // 18: infractl.v1.DnsSpec.transfer_key:type_name -> infractl.v1.SecretRef
-	10, // 19: infractl.v1.DnsSpec.views:type_name -> infractl.v1.DnsView
-	17, // 20: infractl.v1.DnsZone.update_key:type_name -> infractl.v1.SecretRef
-	14, // 21: infractl.v1.ContainersSpec.stacks:type_name -> infractl.v1.StackSpec
-	15, // 22: infractl.v1.StackSpec.files:type_name -> infractl.v1.StackFile
-	16, // 23: infractl.v1.StackSpec.images:type_name -> infractl.v1.StackImage
-	17, // 24: infractl.v1.StackSpec.secrets:type_name -> infractl.v1.SecretRef
-	30, // 25: infractl.v1.StackSpec.variables:type_name -> infractl.v1.StackSpec.VariablesEntry
-	20, // 26: infractl.v1.SystemSpec.hosts:type_name -> infractl.v1.HostsEntry
-	31, // 27: infractl.v1.SystemSpec.sysctls:type_name -> infractl.v1.SystemSpec.SysctlsEntry
-	23, // 28: infractl.v1.AccountsSpec.accounts:type_name -> infractl.v1.Account
-	24, // 29: infractl.v1.AccountsSpec.witness_keys:type_name -> infractl.v1.WitnessKey
-	27, // 30: infractl.v1.FirewallSpec.rules:type_name -> infractl.v1.FirewallRule
-	0,  // 31: infractl.v1.FirewallRule.hook:type_name -> infractl.v1.FirewallHook
-	29, // 32: infractl.v1.FirewallRule.ports:type_name -> infractl.v1.PortRange
-	28, // 33: infractl.v1.FirewallRule.from:type_name -> infractl.v1.Endpoint
-	28, // 34: infractl.v1.FirewallRule.to:type_name -> infractl.v1.Endpoint
-	35, // [35:35] is the sub-list for method output_type
-	35, // [35:35] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	26, // 0: infractl.v1.HostSpec.system:type_name -> infractl.v1.SystemSpec
+	28, // 1: infractl.v1.HostSpec.time:type_name -> infractl.v1.TimeSpec
+	29, // 2: infractl.v1.HostSpec.accounts:type_name -> infractl.v1.AccountsSpec
+	32, // 3: infractl.v1.HostSpec.sshd:type_name -> infractl.v1.SshdSpec
+	33, // 4: infractl.v1.HostSpec.firewall:type_name -> infractl.v1.FirewallSpec
+	19, // 5: infractl.v1.HostSpec.packages:type_name -> infractl.v1.PackagesSpec
+	20, // 6: infractl.v1.HostSpec.containers:type_name -> infractl.v1.ContainersSpec
+	25, // 7: infractl.v1.HostSpec.metrics:type_name -> infractl.v1.MetricsSpec
+	9,  // 8: infractl.v1.HostSpec.router:type_name -> infractl.v1.RouterSpec
+	16, // 9: infractl.v1.HostSpec.dns:type_name -> infractl.v1.DnsSpec
+	3,  // 10: infractl.v1.HostSpec.dolibarr:type_name -> infractl.v1.DolibarrSpec
+	7,  // 11: infractl.v1.HostSpec.proxy:type_name -> infractl.v1.ProxySpec
+	5,  // 12: infractl.v1.DolibarrSpec.instances:type_name -> infractl.v1.InstanceSpec
+	4,  // 13: infractl.v1.DolibarrSpec.front:type_name -> infractl.v1.FrontSpec
+	23, // 14: infractl.v1.FrontSpec.image:type_name -> infractl.v1.StackImage
+	0,  // 15: infractl.v1.InstanceSpec.mode:type_name -> infractl.v1.InstanceMode
+	23, // 16: infractl.v1.InstanceSpec.app_image:type_name -> infractl.v1.StackImage
+	23, // 17: infractl.v1.InstanceSpec.db_image:type_name -> infractl.v1.StackImage
+	6,  // 18: infractl.v1.InstanceSpec.limits:type_name -> infractl.v1.InstanceLimits
+	24, // 19: infractl.v1.InstanceSpec.secrets:type_name -> infractl.v1.SecretRef
+	24, // 20: infractl.v1.ProxySpec.api_password:type_name -> infractl.v1.SecretRef
+	8,  // 21: infractl.v1.ProxySpec.hosts:type_name -> infractl.v1.ProxyHostSpec
+	10, // 22: infractl.v1.RouterSpec.interfaces:type_name -> infractl.v1.RouterInterface
+	11, // 23: infractl.v1.RouterSpec.routes:type_name -> infractl.v1.RouterRoute
+	12, // 24: infractl.v1.RouterSpec.source_nat:type_name -> infractl.v1.SourceNat
+	13, // 25: infractl.v1.RouterSpec.destination_nat:type_name -> infractl.v1.DestinationNat
+	14, // 26: infractl.v1.RouterSpec.wireguard:type_name -> infractl.v1.WireguardSpec
+	36, // 27: infractl.v1.DestinationNat.ports:type_name -> infractl.v1.PortRange
+	15, // 28: infractl.v1.WireguardSpec.peers:type_name -> infractl.v1.WireguardPeer
+	18, // 29: infractl.v1.DnsSpec.zones:type_name -> infractl.v1.DnsZone
+	24, // 30: infractl.v1.DnsSpec.transfer_key:type_name -> infractl.v1.SecretRef
+	17, // 31: infractl.v1.DnsSpec.views:type_name -> infractl.v1.DnsView
+	24, // 32: infractl.v1.DnsZone.update_key:type_name -> infractl.v1.SecretRef
+	21, // 33: infractl.v1.ContainersSpec.stacks:type_name -> infractl.v1.StackSpec
+	22, // 34: infractl.v1.StackSpec.files:type_name -> infractl.v1.StackFile
+	23, // 35: infractl.v1.StackSpec.images:type_name -> infractl.v1.StackImage
+	24, // 36: infractl.v1.StackSpec.secrets:type_name -> infractl.v1.SecretRef
+	37, // 37: infractl.v1.StackSpec.variables:type_name -> infractl.v1.StackSpec.VariablesEntry
+	27, // 38: infractl.v1.SystemSpec.hosts:type_name -> infractl.v1.HostsEntry
+	38, // 39: infractl.v1.SystemSpec.sysctls:type_name -> infractl.v1.SystemSpec.SysctlsEntry
+	30, // 40: infractl.v1.AccountsSpec.accounts:type_name -> infractl.v1.Account
+	31, // 41: infractl.v1.AccountsSpec.witness_keys:type_name -> infractl.v1.WitnessKey
+	34, // 42: infractl.v1.FirewallSpec.rules:type_name -> infractl.v1.FirewallRule
+	1,  // 43: infractl.v1.FirewallRule.hook:type_name -> infractl.v1.FirewallHook
+	36, // 44: infractl.v1.FirewallRule.ports:type_name -> infractl.v1.PortRange
+	35, // 45: infractl.v1.FirewallRule.from:type_name -> infractl.v1.Endpoint
+	35, // 46: infractl.v1.FirewallRule.to:type_name -> infractl.v1.Endpoint
+	47, // [47:47] is the sub-list for method output_type
+	47, // [47:47] is the sub-list for method input_type
+	47, // [47:47] is the sub-list for extension type_name
+	47, // [47:47] is the sub-list for extension extendee
+	0,  // [0:47] is the sub-list for field type_name
 }
 
 func init() { file_infractl_v1_hostspec_proto_init() }
@@ -2670,8 +3420,8 @@ func file_infractl_v1_hostspec_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_infractl_v1_hostspec_proto_rawDesc), len(file_infractl_v1_hostspec_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   31,
+			NumEnums:      2,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -355,6 +355,7 @@ type Task struct {
 	//	*Task_Attach
 	//	*Task_Restart
 	//	*Task_Usage
+	//	*Task_Instance
 	Work          isTask_Work `protobuf_oneof:"work"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -474,6 +475,15 @@ func (x *Task) GetUsage() *UsageTask {
 	return nil
 }
 
+func (x *Task) GetInstance() *InstanceTask {
+	if x != nil {
+		if x, ok := x.Work.(*Task_Instance); ok {
+			return x.Instance
+		}
+	}
+	return nil
+}
+
 type isTask_Work interface {
 	isTask_Work()
 }
@@ -513,6 +523,11 @@ type Task_Usage struct {
 	Usage *UsageTask `protobuf:"bytes,9,opt,name=usage,proto3,oneof"`
 }
 
+type Task_Instance struct {
+	// Instance does something once with a Dolibarr instance.
+	Instance *InstanceTask `protobuf:"bytes,10,opt,name=instance,proto3,oneof"`
+}
+
 func (*Task_Apply) isTask_Work() {}
 
 func (*Task_Plan) isTask_Work() {}
@@ -526,6 +541,8 @@ func (*Task_Attach) isTask_Work() {}
 func (*Task_Restart) isTask_Work() {}
 
 func (*Task_Usage) isTask_Work() {}
+
+func (*Task_Instance) isTask_Work() {}
 
 // AttachTask opens a stream of its own to the server (SessionService.Attach) and carries a log or a command over it. The
 // task's result comes when it has ended.
@@ -1556,6 +1573,7 @@ type TaskResult struct {
 	//	*TaskResult_Attach
 	//	*TaskResult_Restart
 	//	*TaskResult_Usage
+	//	*TaskResult_Instance
 	Outcome       isTaskResult_Outcome `protobuf_oneof:"outcome"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1675,6 +1693,15 @@ func (x *TaskResult) GetUsage() *UsageResult {
 	return nil
 }
 
+func (x *TaskResult) GetInstance() *InstanceResult {
+	if x != nil {
+		if x, ok := x.Outcome.(*TaskResult_Instance); ok {
+			return x.Instance
+		}
+	}
+	return nil
+}
+
 type isTaskResult_Outcome interface {
 	isTaskResult_Outcome()
 }
@@ -1714,6 +1741,11 @@ type TaskResult_Usage struct {
 	Usage *UsageResult `protobuf:"bytes,9,opt,name=usage,proto3,oneof"`
 }
 
+type TaskResult_Instance struct {
+	// Instance is the result of an InstanceTask.
+	Instance *InstanceResult `protobuf:"bytes,10,opt,name=instance,proto3,oneof"`
+}
+
 func (*TaskResult_Apply) isTaskResult_Outcome() {}
 
 func (*TaskResult_Plan) isTaskResult_Outcome() {}
@@ -1727,6 +1759,8 @@ func (*TaskResult_Attach) isTaskResult_Outcome() {}
 func (*TaskResult_Restart) isTaskResult_Outcome() {}
 
 func (*TaskResult_Usage) isTaskResult_Outcome() {}
+
+func (*TaskResult_Instance) isTaskResult_Outcome() {}
 
 // TaskError is an error in the terms of package errs.
 type TaskError struct {
@@ -2149,11 +2183,751 @@ func (x *ListenResult) GetUdpPorts() []uint32 {
 	return nil
 }
 
+// InstanceTask does something once with a Dolibarr instance. Secrets are fetched apart by the refs of the wanted spec.
+type InstanceTask struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Instance is the spec that it is about; for what is not in the wanted spec any more too.
+	Instance *InstanceSpec `protobuf:"bytes,1,opt,name=instance,proto3" json:"instance,omitempty"`
+	// Action is what to do.
+	//
+	// Types that are valid to be assigned to Action:
+	//
+	//	*InstanceTask_Install
+	//	*InstanceTask_Probe
+	//	*InstanceTask_Password
+	//	*InstanceTask_Modules
+	//	*InstanceTask_Purge
+	//	*InstanceTask_Template
+	//	*InstanceTask_Inventory
+	Action        isInstanceTask_Action `protobuf_oneof:"action"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InstanceTask) Reset() {
+	*x = InstanceTask{}
+	mi := &file_infractl_v1_task_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InstanceTask) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InstanceTask) ProtoMessage() {}
+
+func (x *InstanceTask) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_task_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InstanceTask.ProtoReflect.Descriptor instead.
+func (*InstanceTask) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *InstanceTask) GetInstance() *InstanceSpec {
+	if x != nil {
+		return x.Instance
+	}
+	return nil
+}
+
+func (x *InstanceTask) GetAction() isInstanceTask_Action {
+	if x != nil {
+		return x.Action
+	}
+	return nil
+}
+
+func (x *InstanceTask) GetInstall() *InstallInstance {
+	if x != nil {
+		if x, ok := x.Action.(*InstanceTask_Install); ok {
+			return x.Install
+		}
+	}
+	return nil
+}
+
+func (x *InstanceTask) GetProbe() *ProbeInstance {
+	if x != nil {
+		if x, ok := x.Action.(*InstanceTask_Probe); ok {
+			return x.Probe
+		}
+	}
+	return nil
+}
+
+func (x *InstanceTask) GetPassword() *PasswordInstance {
+	if x != nil {
+		if x, ok := x.Action.(*InstanceTask_Password); ok {
+			return x.Password
+		}
+	}
+	return nil
+}
+
+func (x *InstanceTask) GetModules() *ModulesInstance {
+	if x != nil {
+		if x, ok := x.Action.(*InstanceTask_Modules); ok {
+			return x.Modules
+		}
+	}
+	return nil
+}
+
+func (x *InstanceTask) GetPurge() *PurgeInstance {
+	if x != nil {
+		if x, ok := x.Action.(*InstanceTask_Purge); ok {
+			return x.Purge
+		}
+	}
+	return nil
+}
+
+func (x *InstanceTask) GetTemplate() *TemplateInstance {
+	if x != nil {
+		if x, ok := x.Action.(*InstanceTask_Template); ok {
+			return x.Template
+		}
+	}
+	return nil
+}
+
+func (x *InstanceTask) GetInventory() *InventoryInstances {
+	if x != nil {
+		if x, ok := x.Action.(*InstanceTask_Inventory); ok {
+			return x.Inventory
+		}
+	}
+	return nil
+}
+
+type isInstanceTask_Action interface {
+	isInstanceTask_Action()
+}
+
+type InstanceTask_Install struct {
+	// Install installs Dolibarr into an empty database.
+	Install *InstallInstance `protobuf:"bytes,2,opt,name=install,proto3,oneof"`
+}
+
+type InstanceTask_Probe struct {
+	// Probe asks its login page.
+	Probe *ProbeInstance `protobuf:"bytes,3,opt,name=probe,proto3,oneof"`
+}
+
+type InstanceTask_Password struct {
+	// Password sets the administrator's password to the secret's value.
+	Password *PasswordInstance `protobuf:"bytes,4,opt,name=password,proto3,oneof"`
+}
+
+type InstanceTask_Modules struct {
+	// Modules turns modules on and off.
+	Modules *ModulesInstance `protobuf:"bytes,5,opt,name=modules,proto3,oneof"`
+}
+
+type InstanceTask_Purge struct {
+	// Purge removes containers, networks, volumes and files for good.
+	Purge *PurgeInstance `protobuf:"bytes,6,opt,name=purge,proto3,oneof"`
+}
+
+type InstanceTask_Template struct {
+	// Template makes the warm template of a version.
+	Template *TemplateInstance `protobuf:"bytes,7,opt,name=template,proto3,oneof"`
+}
+
+type InstanceTask_Inventory struct {
+	// Inventory lists what is there of instances, ours or not.
+	Inventory *InventoryInstances `protobuf:"bytes,8,opt,name=inventory,proto3,oneof"`
+}
+
+func (*InstanceTask_Install) isInstanceTask_Action() {}
+
+func (*InstanceTask_Probe) isInstanceTask_Action() {}
+
+func (*InstanceTask_Password) isInstanceTask_Action() {}
+
+func (*InstanceTask_Modules) isInstanceTask_Action() {}
+
+func (*InstanceTask_Purge) isInstanceTask_Action() {}
+
+func (*InstanceTask_Template) isInstanceTask_Action() {}
+
+func (*InstanceTask_Inventory) isInstanceTask_Action() {}
+
+// InstallInstance installs Dolibarr.
+type InstallInstance struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// FromTemplate copies the warm template of the version where there is one.
+	FromTemplate bool `protobuf:"varint,1,opt,name=from_template,json=fromTemplate,proto3" json:"from_template,omitempty"`
+	// Modules are turned on afterwards, such as Societe or Facture.
+	Modules []string `protobuf:"bytes,2,rep,name=modules,proto3" json:"modules,omitempty"`
+	// Company is the customer's name.
+	Company string `protobuf:"bytes,3,opt,name=company,proto3" json:"company,omitempty"`
+	// Country is the customer's country, such as FR.
+	Country       string `protobuf:"bytes,4,opt,name=country,proto3" json:"country,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InstallInstance) Reset() {
+	*x = InstallInstance{}
+	mi := &file_infractl_v1_task_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InstallInstance) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InstallInstance) ProtoMessage() {}
+
+func (x *InstallInstance) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_task_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InstallInstance.ProtoReflect.Descriptor instead.
+func (*InstallInstance) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *InstallInstance) GetFromTemplate() bool {
+	if x != nil {
+		return x.FromTemplate
+	}
+	return false
+}
+
+func (x *InstallInstance) GetModules() []string {
+	if x != nil {
+		return x.Modules
+	}
+	return nil
+}
+
+func (x *InstallInstance) GetCompany() string {
+	if x != nil {
+		return x.Company
+	}
+	return ""
+}
+
+func (x *InstallInstance) GetCountry() string {
+	if x != nil {
+		return x.Country
+	}
+	return ""
+}
+
+// ProbeInstance asks the login page through the front.
+type ProbeInstance struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProbeInstance) Reset() {
+	*x = ProbeInstance{}
+	mi := &file_infractl_v1_task_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProbeInstance) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProbeInstance) ProtoMessage() {}
+
+func (x *ProbeInstance) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_task_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProbeInstance.ProtoReflect.Descriptor instead.
+func (*ProbeInstance) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{26}
+}
+
+// PasswordInstance sets the administrator's password.
+type PasswordInstance struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PasswordInstance) Reset() {
+	*x = PasswordInstance{}
+	mi := &file_infractl_v1_task_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PasswordInstance) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PasswordInstance) ProtoMessage() {}
+
+func (x *PasswordInstance) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_task_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PasswordInstance.ProtoReflect.Descriptor instead.
+func (*PasswordInstance) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{27}
+}
+
+// ModulesInstance turns modules on and off.
+type ModulesInstance struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Enable are modules to turn on.
+	Enable []string `protobuf:"bytes,1,rep,name=enable,proto3" json:"enable,omitempty"`
+	// Disable are modules to turn off.
+	Disable       []string `protobuf:"bytes,2,rep,name=disable,proto3" json:"disable,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ModulesInstance) Reset() {
+	*x = ModulesInstance{}
+	mi := &file_infractl_v1_task_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ModulesInstance) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ModulesInstance) ProtoMessage() {}
+
+func (x *ModulesInstance) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_task_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ModulesInstance.ProtoReflect.Descriptor instead.
+func (*ModulesInstance) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *ModulesInstance) GetEnable() []string {
+	if x != nil {
+		return x.Enable
+	}
+	return nil
+}
+
+func (x *ModulesInstance) GetDisable() []string {
+	if x != nil {
+		return x.Disable
+	}
+	return nil
+}
+
+// PurgeInstance removes an instance for good.
+type PurgeInstance struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PurgeInstance) Reset() {
+	*x = PurgeInstance{}
+	mi := &file_infractl_v1_task_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PurgeInstance) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PurgeInstance) ProtoMessage() {}
+
+func (x *PurgeInstance) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_task_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PurgeInstance.ProtoReflect.Descriptor instead.
+func (*PurgeInstance) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{29}
+}
+
+// TemplateInstance makes the warm template of the instance's version and images.
+type TemplateInstance struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TemplateInstance) Reset() {
+	*x = TemplateInstance{}
+	mi := &file_infractl_v1_task_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TemplateInstance) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TemplateInstance) ProtoMessage() {}
+
+func (x *TemplateInstance) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_task_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TemplateInstance.ProtoReflect.Descriptor instead.
+func (*TemplateInstance) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{30}
+}
+
+// InventoryInstances lists what is there.
+type InventoryInstances struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InventoryInstances) Reset() {
+	*x = InventoryInstances{}
+	mi := &file_infractl_v1_task_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InventoryInstances) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InventoryInstances) ProtoMessage() {}
+
+func (x *InventoryInstances) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_task_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InventoryInstances.ProtoReflect.Descriptor instead.
+func (*InventoryInstances) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{31}
+}
+
+// InstanceResult is what came of an InstanceTask.
+type InstanceResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Version is what the login page says.
+	Version string `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
+	// Steps are the parts of the work and how long they took, for people.
+	Steps []*InstanceStep `protobuf:"bytes,2,rep,name=steps,proto3" json:"steps,omitempty"`
+	// Modules are those that are on.
+	Modules []string `protobuf:"bytes,3,rep,name=modules,proto3" json:"modules,omitempty"`
+	// FromTemplate says that a warm template was used.
+	FromTemplate bool `protobuf:"varint,4,opt,name=from_template,json=fromTemplate,proto3" json:"from_template,omitempty"`
+	// Found is the inventory.
+	Found []*FoundInstance `protobuf:"bytes,5,rep,name=found,proto3" json:"found,omitempty"`
+	// Removed lists what a purge removed, for the certificate of destruction.
+	Removed       []string `protobuf:"bytes,6,rep,name=removed,proto3" json:"removed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InstanceResult) Reset() {
+	*x = InstanceResult{}
+	mi := &file_infractl_v1_task_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InstanceResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InstanceResult) ProtoMessage() {}
+
+func (x *InstanceResult) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_task_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InstanceResult.ProtoReflect.Descriptor instead.
+func (*InstanceResult) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *InstanceResult) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *InstanceResult) GetSteps() []*InstanceStep {
+	if x != nil {
+		return x.Steps
+	}
+	return nil
+}
+
+func (x *InstanceResult) GetModules() []string {
+	if x != nil {
+		return x.Modules
+	}
+	return nil
+}
+
+func (x *InstanceResult) GetFromTemplate() bool {
+	if x != nil {
+		return x.FromTemplate
+	}
+	return false
+}
+
+func (x *InstanceResult) GetFound() []*FoundInstance {
+	if x != nil {
+		return x.Found
+	}
+	return nil
+}
+
+func (x *InstanceResult) GetRemoved() []string {
+	if x != nil {
+		return x.Removed
+	}
+	return nil
+}
+
+// InstanceStep is a part of the work.
+type InstanceStep struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name is the part.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Took is how long it took.
+	Took          *durationpb.Duration `protobuf:"bytes,2,opt,name=took,proto3" json:"took,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InstanceStep) Reset() {
+	*x = InstanceStep{}
+	mi := &file_infractl_v1_task_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InstanceStep) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InstanceStep) ProtoMessage() {}
+
+func (x *InstanceStep) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_task_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InstanceStep.ProtoReflect.Descriptor instead.
+func (*InstanceStep) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *InstanceStep) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *InstanceStep) GetTook() *durationpb.Duration {
+	if x != nil {
+		return x.Took
+	}
+	return nil
+}
+
+// FoundInstance is something of an instance on a host.
+type FoundInstance struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Kind is container, volume, network, folder or front.
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// Name is its name.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Id is the instance's id by our label; empty for what is not ours.
+	Id string `protobuf:"bytes,3,opt,name=id,proto3" json:"id,omitempty"`
+	// Instance is the instance's name by our label, or as far as it can be told.
+	Instance string `protobuf:"bytes,4,opt,name=instance,proto3" json:"instance,omitempty"`
+	// Version is the Dolibarr version, where it can be told.
+	Version string `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"`
+	// State is the state of a container.
+	State string `protobuf:"bytes,6,opt,name=state,proto3" json:"state,omitempty"`
+	// Details say more, such as image, networks and mounts; never secrets.
+	Details       map[string]string `protobuf:"bytes,7,rep,name=details,proto3" json:"details,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FoundInstance) Reset() {
+	*x = FoundInstance{}
+	mi := &file_infractl_v1_task_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FoundInstance) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FoundInstance) ProtoMessage() {}
+
+func (x *FoundInstance) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_task_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FoundInstance.ProtoReflect.Descriptor instead.
+func (*FoundInstance) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *FoundInstance) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *FoundInstance) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *FoundInstance) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *FoundInstance) GetInstance() string {
+	if x != nil {
+		return x.Instance
+	}
+	return ""
+}
+
+func (x *FoundInstance) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *FoundInstance) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *FoundInstance) GetDetails() map[string]string {
+	if x != nil {
+		return x.Details
+	}
+	return nil
+}
+
 var File_infractl_v1_task_proto protoreflect.FileDescriptor
 
 const file_infractl_v1_task_proto_rawDesc = "" +
 	"\n" +
-	"\x16infractl/v1/task.proto\x12\vinfractl.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19infractl/v1/console.proto\x1a\x18infractl/v1/report.proto\"\xb0\x03\n" +
+	"\x16infractl/v1/task.proto\x12\vinfractl.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19infractl/v1/console.proto\x1a\x1ainfractl/v1/hostspec.proto\x1a\x18infractl/v1/report.proto\"\xe9\x03\n" +
 	"\x04Task\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x127\n" +
 	"\tnot_after\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\x12.\n" +
@@ -2163,7 +2937,9 @@ const file_infractl_v1_task_proto_rawDesc = "" +
 	"\x06listen\x18\x06 \x01(\v2\x17.infractl.v1.ListenTaskH\x00R\x06listen\x121\n" +
 	"\x06attach\x18\a \x01(\v2\x17.infractl.v1.AttachTaskH\x00R\x06attach\x124\n" +
 	"\arestart\x18\b \x01(\v2\x18.infractl.v1.RestartTaskH\x00R\arestart\x12.\n" +
-	"\x05usage\x18\t \x01(\v2\x16.infractl.v1.UsageTaskH\x00R\x05usageB\x06\n" +
+	"\x05usage\x18\t \x01(\v2\x16.infractl.v1.UsageTaskH\x00R\x05usage\x127\n" +
+	"\binstance\x18\n" +
+	" \x01(\v2\x19.infractl.v1.InstanceTaskH\x00R\binstanceB\x06\n" +
 	"\x04work\"\x8f\x01\n" +
 	"\n" +
 	"AttachTask\x12\x1b\n" +
@@ -2237,7 +3013,7 @@ const file_infractl_v1_task_proto_rawDesc = "" +
 	"\fTaskProgress\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12(\n" +
 	"\x05phase\x18\x02 \x01(\x0e2\x12.infractl.v1.PhaseR\x05phase\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage\"\xc5\x03\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\"\x80\x04\n" +
 	"\n" +
 	"TaskResult\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12,\n" +
@@ -2248,7 +3024,9 @@ const file_infractl_v1_task_proto_rawDesc = "" +
 	"\x06listen\x18\x06 \x01(\v2\x19.infractl.v1.ListenResultH\x00R\x06listen\x123\n" +
 	"\x06attach\x18\a \x01(\v2\x19.infractl.v1.AttachResultH\x00R\x06attach\x126\n" +
 	"\arestart\x18\b \x01(\v2\x1a.infractl.v1.RestartResultH\x00R\arestart\x120\n" +
-	"\x05usage\x18\t \x01(\v2\x18.infractl.v1.UsageResultH\x00R\x05usageB\t\n" +
+	"\x05usage\x18\t \x01(\v2\x18.infractl.v1.UsageResultH\x00R\x05usage\x129\n" +
+	"\binstance\x18\n" +
+	" \x01(\v2\x1b.infractl.v1.InstanceResultH\x00R\binstanceB\t\n" +
 	"\aoutcome\"M\n" +
 	"\tTaskError\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
@@ -2275,7 +3053,51 @@ const file_infractl_v1_task_proto_rawDesc = "" +
 	"\fobservations\x18\x01 \x03(\v2\x1d.infractl.v1.ProbeObservationR\fobservations\"H\n" +
 	"\fListenResult\x12\x1b\n" +
 	"\ttcp_ports\x18\x01 \x03(\rR\btcpPorts\x12\x1b\n" +
-	"\tudp_ports\x18\x02 \x03(\rR\budpPorts*=\n" +
+	"\tudp_ports\x18\x02 \x03(\rR\budpPorts\"\xe6\x03\n" +
+	"\fInstanceTask\x125\n" +
+	"\binstance\x18\x01 \x01(\v2\x19.infractl.v1.InstanceSpecR\binstance\x128\n" +
+	"\ainstall\x18\x02 \x01(\v2\x1c.infractl.v1.InstallInstanceH\x00R\ainstall\x122\n" +
+	"\x05probe\x18\x03 \x01(\v2\x1a.infractl.v1.ProbeInstanceH\x00R\x05probe\x12;\n" +
+	"\bpassword\x18\x04 \x01(\v2\x1d.infractl.v1.PasswordInstanceH\x00R\bpassword\x128\n" +
+	"\amodules\x18\x05 \x01(\v2\x1c.infractl.v1.ModulesInstanceH\x00R\amodules\x122\n" +
+	"\x05purge\x18\x06 \x01(\v2\x1a.infractl.v1.PurgeInstanceH\x00R\x05purge\x12;\n" +
+	"\btemplate\x18\a \x01(\v2\x1d.infractl.v1.TemplateInstanceH\x00R\btemplate\x12?\n" +
+	"\tinventory\x18\b \x01(\v2\x1f.infractl.v1.InventoryInstancesH\x00R\tinventoryB\b\n" +
+	"\x06action\"\x84\x01\n" +
+	"\x0fInstallInstance\x12#\n" +
+	"\rfrom_template\x18\x01 \x01(\bR\ffromTemplate\x12\x18\n" +
+	"\amodules\x18\x02 \x03(\tR\amodules\x12\x18\n" +
+	"\acompany\x18\x03 \x01(\tR\acompany\x12\x18\n" +
+	"\acountry\x18\x04 \x01(\tR\acountry\"\x0f\n" +
+	"\rProbeInstance\"\x12\n" +
+	"\x10PasswordInstance\"C\n" +
+	"\x0fModulesInstance\x12\x16\n" +
+	"\x06enable\x18\x01 \x03(\tR\x06enable\x12\x18\n" +
+	"\adisable\x18\x02 \x03(\tR\adisable\"\x0f\n" +
+	"\rPurgeInstance\"\x12\n" +
+	"\x10TemplateInstance\"\x14\n" +
+	"\x12InventoryInstances\"\xe6\x01\n" +
+	"\x0eInstanceResult\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\tR\aversion\x12/\n" +
+	"\x05steps\x18\x02 \x03(\v2\x19.infractl.v1.InstanceStepR\x05steps\x12\x18\n" +
+	"\amodules\x18\x03 \x03(\tR\amodules\x12#\n" +
+	"\rfrom_template\x18\x04 \x01(\bR\ffromTemplate\x120\n" +
+	"\x05found\x18\x05 \x03(\v2\x1a.infractl.v1.FoundInstanceR\x05found\x12\x18\n" +
+	"\aremoved\x18\x06 \x03(\tR\aremoved\"Q\n" +
+	"\fInstanceStep\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12-\n" +
+	"\x04took\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x04took\"\x92\x02\n" +
+	"\rFoundInstance\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x0e\n" +
+	"\x02id\x18\x03 \x01(\tR\x02id\x12\x1a\n" +
+	"\binstance\x18\x04 \x01(\tR\binstance\x12\x18\n" +
+	"\aversion\x18\x05 \x01(\tR\aversion\x12\x14\n" +
+	"\x05state\x18\x06 \x01(\tR\x05state\x12A\n" +
+	"\adetails\x18\a \x03(\v2'.infractl.v1.FoundInstance.DetailsEntryR\adetails\x1a:\n" +
+	"\fDetailsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*=\n" +
 	"\x04Pass\x12\x14\n" +
 	"\x10PASS_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
@@ -2323,7 +3145,7 @@ func file_infractl_v1_task_proto_rawDescGZIP() []byte {
 }
 
 var file_infractl_v1_task_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_infractl_v1_task_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_infractl_v1_task_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_infractl_v1_task_proto_goTypes = []any{
 	(Pass)(0),                     // 0: infractl.v1.Pass
 	(ProbeKind)(0),                // 1: infractl.v1.ProbeKind
@@ -2354,15 +3176,28 @@ var file_infractl_v1_task_proto_goTypes = []any{
 	(*ProbeObservation)(nil),      // 26: infractl.v1.ProbeObservation
 	(*ProbeResult)(nil),           // 27: infractl.v1.ProbeResult
 	(*ListenResult)(nil),          // 28: infractl.v1.ListenResult
-	(*timestamppb.Timestamp)(nil), // 29: google.protobuf.Timestamp
-	(*LogSource)(nil),             // 30: infractl.v1.LogSource
-	(*ExecCommand)(nil),           // 31: infractl.v1.ExecCommand
-	(*durationpb.Duration)(nil),   // 32: google.protobuf.Duration
-	(*Change)(nil),                // 33: infractl.v1.Change
-	(*HostState)(nil),             // 34: infractl.v1.HostState
+	(*InstanceTask)(nil),          // 29: infractl.v1.InstanceTask
+	(*InstallInstance)(nil),       // 30: infractl.v1.InstallInstance
+	(*ProbeInstance)(nil),         // 31: infractl.v1.ProbeInstance
+	(*PasswordInstance)(nil),      // 32: infractl.v1.PasswordInstance
+	(*ModulesInstance)(nil),       // 33: infractl.v1.ModulesInstance
+	(*PurgeInstance)(nil),         // 34: infractl.v1.PurgeInstance
+	(*TemplateInstance)(nil),      // 35: infractl.v1.TemplateInstance
+	(*InventoryInstances)(nil),    // 36: infractl.v1.InventoryInstances
+	(*InstanceResult)(nil),        // 37: infractl.v1.InstanceResult
+	(*InstanceStep)(nil),          // 38: infractl.v1.InstanceStep
+	(*FoundInstance)(nil),         // 39: infractl.v1.FoundInstance
+	nil,                           // 40: infractl.v1.FoundInstance.DetailsEntry
+	(*timestamppb.Timestamp)(nil), // 41: google.protobuf.Timestamp
+	(*LogSource)(nil),             // 42: infractl.v1.LogSource
+	(*ExecCommand)(nil),           // 43: infractl.v1.ExecCommand
+	(*durationpb.Duration)(nil),   // 44: google.protobuf.Duration
+	(*Change)(nil),                // 45: infractl.v1.Change
+	(*HostState)(nil),             // 46: infractl.v1.HostState
+	(*InstanceSpec)(nil),          // 47: infractl.v1.InstanceSpec
 }
 var file_infractl_v1_task_proto_depIdxs = []int32{
-	29, // 0: infractl.v1.Task.not_after:type_name -> google.protobuf.Timestamp
+	41, // 0: infractl.v1.Task.not_after:type_name -> google.protobuf.Timestamp
 	13, // 1: infractl.v1.Task.apply:type_name -> infractl.v1.ApplyTask
 	14, // 2: infractl.v1.Task.plan:type_name -> infractl.v1.PlanTask
 	15, // 3: infractl.v1.Task.probe:type_name -> infractl.v1.ProbeTask
@@ -2370,42 +3205,56 @@ var file_infractl_v1_task_proto_depIdxs = []int32{
 	6,  // 5: infractl.v1.Task.attach:type_name -> infractl.v1.AttachTask
 	8,  // 6: infractl.v1.Task.restart:type_name -> infractl.v1.RestartTask
 	10, // 7: infractl.v1.Task.usage:type_name -> infractl.v1.UsageTask
-	30, // 8: infractl.v1.AttachTask.logs:type_name -> infractl.v1.LogSource
-	31, // 9: infractl.v1.AttachTask.exec:type_name -> infractl.v1.ExecCommand
-	32, // 10: infractl.v1.UsageTask.over:type_name -> google.protobuf.Duration
-	12, // 11: infractl.v1.UsageResult.host:type_name -> infractl.v1.Usage
-	12, // 12: infractl.v1.UsageResult.containers:type_name -> infractl.v1.Usage
-	0,  // 13: infractl.v1.ApplyTask.pass:type_name -> infractl.v1.Pass
-	32, // 14: infractl.v1.ApplyTask.window:type_name -> google.protobuf.Duration
-	16, // 15: infractl.v1.ProbeTask.probes:type_name -> infractl.v1.Probe
-	1,  // 16: infractl.v1.Probe.kind:type_name -> infractl.v1.ProbeKind
-	32, // 17: infractl.v1.Probe.timeout:type_name -> google.protobuf.Duration
-	32, // 18: infractl.v1.ListenTask.duration:type_name -> google.protobuf.Duration
-	2,  // 19: infractl.v1.TaskProgress.phase:type_name -> infractl.v1.Phase
-	22, // 20: infractl.v1.TaskResult.error:type_name -> infractl.v1.TaskError
-	24, // 21: infractl.v1.TaskResult.apply:type_name -> infractl.v1.ApplyResult
-	25, // 22: infractl.v1.TaskResult.plan:type_name -> infractl.v1.PlanResult
-	27, // 23: infractl.v1.TaskResult.probe:type_name -> infractl.v1.ProbeResult
-	28, // 24: infractl.v1.TaskResult.listen:type_name -> infractl.v1.ListenResult
-	7,  // 25: infractl.v1.TaskResult.attach:type_name -> infractl.v1.AttachResult
-	9,  // 26: infractl.v1.TaskResult.restart:type_name -> infractl.v1.RestartResult
-	11, // 27: infractl.v1.TaskResult.usage:type_name -> infractl.v1.UsageResult
-	2,  // 28: infractl.v1.PhaseResult.phase:type_name -> infractl.v1.Phase
-	3,  // 29: infractl.v1.PhaseResult.outcome:type_name -> infractl.v1.PhaseOutcome
-	33, // 30: infractl.v1.PhaseResult.changes:type_name -> infractl.v1.Change
-	22, // 31: infractl.v1.PhaseResult.error:type_name -> infractl.v1.TaskError
-	32, // 32: infractl.v1.PhaseResult.duration:type_name -> google.protobuf.Duration
-	23, // 33: infractl.v1.ApplyResult.phases:type_name -> infractl.v1.PhaseResult
-	34, // 34: infractl.v1.ApplyResult.state:type_name -> infractl.v1.HostState
-	33, // 35: infractl.v1.PlanResult.changes:type_name -> infractl.v1.Change
-	4,  // 36: infractl.v1.ProbeObservation.outcome:type_name -> infractl.v1.ProbeOutcome
-	32, // 37: infractl.v1.ProbeObservation.latency:type_name -> google.protobuf.Duration
-	26, // 38: infractl.v1.ProbeResult.observations:type_name -> infractl.v1.ProbeObservation
-	39, // [39:39] is the sub-list for method output_type
-	39, // [39:39] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	29, // 8: infractl.v1.Task.instance:type_name -> infractl.v1.InstanceTask
+	42, // 9: infractl.v1.AttachTask.logs:type_name -> infractl.v1.LogSource
+	43, // 10: infractl.v1.AttachTask.exec:type_name -> infractl.v1.ExecCommand
+	44, // 11: infractl.v1.UsageTask.over:type_name -> google.protobuf.Duration
+	12, // 12: infractl.v1.UsageResult.host:type_name -> infractl.v1.Usage
+	12, // 13: infractl.v1.UsageResult.containers:type_name -> infractl.v1.Usage
+	0,  // 14: infractl.v1.ApplyTask.pass:type_name -> infractl.v1.Pass
+	44, // 15: infractl.v1.ApplyTask.window:type_name -> google.protobuf.Duration
+	16, // 16: infractl.v1.ProbeTask.probes:type_name -> infractl.v1.Probe
+	1,  // 17: infractl.v1.Probe.kind:type_name -> infractl.v1.ProbeKind
+	44, // 18: infractl.v1.Probe.timeout:type_name -> google.protobuf.Duration
+	44, // 19: infractl.v1.ListenTask.duration:type_name -> google.protobuf.Duration
+	2,  // 20: infractl.v1.TaskProgress.phase:type_name -> infractl.v1.Phase
+	22, // 21: infractl.v1.TaskResult.error:type_name -> infractl.v1.TaskError
+	24, // 22: infractl.v1.TaskResult.apply:type_name -> infractl.v1.ApplyResult
+	25, // 23: infractl.v1.TaskResult.plan:type_name -> infractl.v1.PlanResult
+	27, // 24: infractl.v1.TaskResult.probe:type_name -> infractl.v1.ProbeResult
+	28, // 25: infractl.v1.TaskResult.listen:type_name -> infractl.v1.ListenResult
+	7,  // 26: infractl.v1.TaskResult.attach:type_name -> infractl.v1.AttachResult
+	9,  // 27: infractl.v1.TaskResult.restart:type_name -> infractl.v1.RestartResult
+	11, // 28: infractl.v1.TaskResult.usage:type_name -> infractl.v1.UsageResult
+	37, // 29: infractl.v1.TaskResult.instance:type_name -> infractl.v1.InstanceResult
+	2,  // 30: infractl.v1.PhaseResult.phase:type_name -> infractl.v1.Phase
+	3,  // 31: infractl.v1.PhaseResult.outcome:type_name -> infractl.v1.PhaseOutcome
+	45, // 32: infractl.v1.PhaseResult.changes:type_name -> infractl.v1.Change
+	22, // 33: infractl.v1.PhaseResult.error:type_name -> infractl.v1.TaskError
+	44, // 34: infractl.v1.PhaseResult.duration:type_name -> google.protobuf.Duration
+	23, // 35: infractl.v1.ApplyResult.phases:type_name -> infractl.v1.PhaseResult
+	46, // 36: infractl.v1.ApplyResult.state:type_name -> infractl.v1.HostState
+	45, // 37: infractl.v1.PlanResult.changes:type_name -> infractl.v1.Change
+	4,  // 38: infractl.v1.ProbeObservation.outcome:type_name -> infractl.v1.ProbeOutcome
+	44, // 39: infractl.v1.ProbeObservation.latency:type_name -> google.protobuf.Duration
+	26, // 40: infractl.v1.ProbeResult.observations:type_name -> infractl.v1.ProbeObservation
+	47, // 41: infractl.v1.InstanceTask.instance:type_name -> infractl.v1.InstanceSpec
+	30, // 42: infractl.v1.InstanceTask.install:type_name -> infractl.v1.InstallInstance
+	31, // 43: infractl.v1.InstanceTask.probe:type_name -> infractl.v1.ProbeInstance
+	32, // 44: infractl.v1.InstanceTask.password:type_name -> infractl.v1.PasswordInstance
+	33, // 45: infractl.v1.InstanceTask.modules:type_name -> infractl.v1.ModulesInstance
+	34, // 46: infractl.v1.InstanceTask.purge:type_name -> infractl.v1.PurgeInstance
+	35, // 47: infractl.v1.InstanceTask.template:type_name -> infractl.v1.TemplateInstance
+	36, // 48: infractl.v1.InstanceTask.inventory:type_name -> infractl.v1.InventoryInstances
+	38, // 49: infractl.v1.InstanceResult.steps:type_name -> infractl.v1.InstanceStep
+	39, // 50: infractl.v1.InstanceResult.found:type_name -> infractl.v1.FoundInstance
+	44, // 51: infractl.v1.InstanceStep.took:type_name -> google.protobuf.Duration
+	40, // 52: infractl.v1.FoundInstance.details:type_name -> infractl.v1.FoundInstance.DetailsEntry
+	53, // [53:53] is the sub-list for method output_type
+	53, // [53:53] is the sub-list for method input_type
+	53, // [53:53] is the sub-list for extension type_name
+	53, // [53:53] is the sub-list for extension extendee
+	0,  // [0:53] is the sub-list for field type_name
 }
 
 func init() { file_infractl_v1_task_proto_init() }
@@ -2414,6 +3263,7 @@ func file_infractl_v1_task_proto_init() {
 		return
 	}
 	file_infractl_v1_console_proto_init()
+	file_infractl_v1_hostspec_proto_init()
 	file_infractl_v1_report_proto_init()
 	file_infractl_v1_task_proto_msgTypes[0].OneofWrappers = []any{
 		(*Task_Apply)(nil),
@@ -2423,6 +3273,7 @@ func file_infractl_v1_task_proto_init() {
 		(*Task_Attach)(nil),
 		(*Task_Restart)(nil),
 		(*Task_Usage)(nil),
+		(*Task_Instance)(nil),
 	}
 	file_infractl_v1_task_proto_msgTypes[1].OneofWrappers = []any{
 		(*AttachTask_Logs)(nil),
@@ -2436,6 +3287,16 @@ func file_infractl_v1_task_proto_init() {
 		(*TaskResult_Attach)(nil),
 		(*TaskResult_Restart)(nil),
 		(*TaskResult_Usage)(nil),
+		(*TaskResult_Instance)(nil),
+	}
+	file_infractl_v1_task_proto_msgTypes[24].OneofWrappers = []any{
+		(*InstanceTask_Install)(nil),
+		(*InstanceTask_Probe)(nil),
+		(*InstanceTask_Password)(nil),
+		(*InstanceTask_Modules)(nil),
+		(*InstanceTask_Purge)(nil),
+		(*InstanceTask_Template)(nil),
+		(*InstanceTask_Inventory)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2443,7 +3304,7 @@ func file_infractl_v1_task_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_infractl_v1_task_proto_rawDesc), len(file_infractl_v1_task_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   24,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
