@@ -19,6 +19,8 @@ type Resources struct {
 	UserCAKeys []string `json:"user_ca_keys,omitempty"`
 	// Peers are the machines of people that may come in through the tunnel.
 	Peers []TunnelPeer `json:"peers,omitempty"`
+	// Instances are the customers' Dolibarr instances that are on a host, sorted by name.
+	Instances []Instance `json:"instances,omitempty"`
 }
 
 // ImageArchive is an image in an archive on the server.
