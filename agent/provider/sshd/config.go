@@ -81,6 +81,7 @@ type inputs struct {
 	oldKeys   []string // those in use that exist
 	known     algorithms
 	oldUsers  []string // who may log in now; nil means everybody
+	caKeys    bool     // certificates of some authority let in
 }
 
 // build makes the drop-in.
@@ -132,7 +133,14 @@ func build(in inputs) config {
 		closes(key, "no")
 	}
 	closes("AuthorizedKeysCommand", "none")
-	closes("TrustedUserCAKeys", "none")
+	if in.caKeys {
+		add("TrustedUserCAKeys", caFile)
+	} else {
+		add("TrustedUserCAKeys", "none")
+	}
+	// A certificate is good for the account that it names.
+	closes("AuthorizedPrincipalsFile", "none")
+	closes("AuthorizedPrincipalsCommand", "none")
 	add("UsePAM", "yes")
 	users := allowed(in.spec)
 	switch {

@@ -9,6 +9,9 @@
 // lags behind, the old listeners stay. "Old" is what sshd has in effect, so that the widening of what is narrow already
 // changes nothing.
 //
+// People come in with certificates of the site's authority, whose key stands in a file of ours, or with keys of their own. An
+// authority that is new is trusted with the widening; one that goes is trusted until the narrowing.
+//
 // TCP forwarding is `local` everywhere: the relay needs it for `ssh -J`, and a role is not part of the spec. It opens no
 // port on the host, and where it may lead is the firewall's affair.
 //
@@ -40,6 +43,7 @@ const (
 	dropIns    = "/etc/ssh/sshd_config.d/*.conf"
 	mainFile   = "/etc/ssh/sshd_config"
 	keysFile   = "/etc/ssh/infractl-keys/%u" // written by the accounts provider
+	caFile     = "/etc/ssh/infractl-user-ca.pub"
 	unitDropIn = "/etc/systemd/system/ssh.service.d/infractl.conf"
 	sysctlFile = "/etc/sysctl.d/90-infractl-sshd.conf"
 	loadedFile = "/var/lib/infractl/sshd/loaded" // digest of the drop-in that sshd runs with
@@ -135,14 +139,24 @@ func (p *Provider) Apply(ctx context.Context, pl plan) error {
 	if err := p.sysctls(ctx, t); err != nil {
 		return err
 	}
-	// The drop-in comes first: should the agent die here, nothing that was open is closed.
-	for _, f := range append([]host.File{t.dropIn, t.unit}, t.foreign...) {
+	// The drop-in comes first: should the agent die here, nothing that was open is closed. The authorities that it names come
+	// before it, and go after it.
+	files := append([]host.File{t.dropIn, t.unit}, t.foreign...)
+	if !t.caFile.Absent {
+		files = append([]host.File{t.caFile}, files...)
+	}
+	for _, f := range files {
 		if _, err := p.host.Write(f); err != nil {
 			return err
 		}
 	}
 	if err := p.takeEffect(ctx, t); err != nil {
 		return err
+	}
+	if t.caFile.Absent {
+		if _, err := p.host.Write(t.caFile); err != nil {
+			return err
+		}
 	}
 	now, err := p.effective(ctx, mainFile)
 	if err != nil {

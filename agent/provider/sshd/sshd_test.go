@@ -19,7 +19,7 @@ import (
 var update = flag.Bool("update", false, "write the golden files")
 
 func spec(port uint32, addresses ...string) *v1.SshdSpec {
-	return &v1.SshdSpec{Port: port, ListenAddresses: addresses, AllowUsers: []string{"operator", "developer"},
+	return &v1.SshdSpec{UserCaKeys: []string{oneCA}, Port: port, ListenAddresses: addresses, AllowUsers: []string{"operator", "developer"},
 		AllowFrom: []string{"10.0.10.4/32", "10.0.20.0/24"}, MaxAuthTries: 4, MaxSessions: 10, ClientAliveIntervalSeconds: 30,
 		Peers: []string{"client-relay"}}
 }
@@ -74,6 +74,8 @@ func drifts() []providertest.Drift[*v1.SshdSpec] {
 			edit("/etc/ssh/sshd_config.d/00-infractl.conf", "Port 2222\n")(t, e)
 		}},
 		{Name: "drop-in broken", Do: edit(dropIn, "broken\n")},
+		{Name: "authorities removed", Do: func(t *testing.T, e env) { must(t, os.Remove(e.Root+caFile)) }},
+		{Name: "authority added", Do: edit(caFile, otherCA+"\n")},
 		{Name: "unit's drop-in removed", Do: func(t *testing.T, e env) { must(t, os.Remove(e.Root+unitDropIn)) }},
 		{Name: "sysctl set back", Do: func(t *testing.T, e env) {
 			write(t, e.Root+sysctlPath("net.ipv4.ip_nonlocal_bind"), "0\n")
@@ -101,6 +103,8 @@ func refusals() []providertest.Refusal[*v1.SshdSpec] {
 		{Name: "nobody allowed", Code: errs.Invalid, Wish: with(func(s *v1.SshdSpec) { s.AllowUsers = nil })},
 		{Name: "root allowed", Code: errs.Invalid, Wish: with(func(s *v1.SshdSpec) { s.AllowUsers = []string{"root"} })},
 		{Name: "line end in a user", Code: errs.Invalid, Wish: with(func(s *v1.SshdSpec) { s.AllowUsers = []string{"a\nPermitRootLogin yes"} })},
+		{Name: "authority that is none", Code: errs.Invalid, Wish: with(func(s *v1.SshdSpec) { s.UserCaKeys = []string{"ssh-ed25519 x"} })},
+		{Name: "line end in an authority", Code: errs.Invalid, Wish: with(func(s *v1.SshdSpec) { s.UserCaKeys = []string{oneCA + "\n" + otherCA} })},
 		{Name: "no port", Code: errs.Invalid, Wish: with(func(s *v1.SshdSpec) { s.Port = 0 })},
 		{Name: "port too high", Code: errs.Invalid, Wish: with(func(s *v1.SshdSpec) { s.Port = 70000 })},
 		{Name: "name instead of an address", Code: errs.Invalid, Wish: with(func(s *v1.SshdSpec) { s.ListenAddresses = []string{"relay"} })},

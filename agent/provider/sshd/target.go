@@ -34,6 +34,7 @@ type target struct {
 	left      []listener
 
 	dropIn, unit, loaded host.File
+	caFile               host.File // the authorities that are trusted; absent without one
 	foreign              []host.File
 	sysctlFile           host.File
 	sysctls              []sysctl
@@ -134,6 +135,10 @@ func (p *Provider) build(ctx context.Context, t *target, w wish, old []listener,
 	if err := notDenied(t.effective, w.Spec.GetAllowUsers()); err != nil {
 		return err
 	}
+	if t.caFile, err = p.authorities(w.Spec.GetUserCaKeys(), in.widening, t.effective); err != nil {
+		return err
+	}
+	in.caKeys = !t.caFile.Absent
 	t.config = build(in)
 	t.dropIn = p.file(dropIn, string(t.config.text()), 0o644)
 	t.unit = p.file(unitDropIn, unitText, 0o644)
@@ -185,6 +190,9 @@ func check(spec *v1.SshdSpec) ([]listener, error) {
 		if !regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,30}$`).MatchString(user) || user == "root" {
 			return nil, bad("name accounts of the site in ssh.users", "%q is not an account that may log in", user)
 		}
+	}
+	if err := checkAuthorities(spec.GetUserCaKeys()); err != nil {
+		return nil, err
 	}
 	for _, from := range spec.GetAllowFrom() {
 		if _, err := parsePrefix(from); err != nil {
@@ -298,7 +306,7 @@ func (p *Provider) file(path, text string, mode os.FileMode) host.File {
 
 // files are all files that Apply writes, in the order in which people read them.
 func (t target) files() []host.File {
-	return append([]host.File{t.dropIn, t.unit, t.sysctlFile}, t.foreign...)
+	return append([]host.File{t.caFile, t.dropIn, t.unit, t.sysctlFile}, t.foreign...)
 }
 
 // unitsStale reports whether systemd has to read its files again: a reload of all units is slow, and most changes need none.
