@@ -40,7 +40,7 @@ func (s *Site) HostSpecs(res Resources) (map[string]*v1.HostSpec, error) {
 			spec.System = s.system(n)
 			spec.Time = s.time(n)
 			spec.Accounts = s.accounts(n, res)
-			spec.Sshd = s.sshd(n)
+			spec.Sshd = s.sshd(n, res)
 			spec.Firewall = s.firewall(n)
 			spec.Metrics = s.metrics(n)
 		}
@@ -106,10 +106,11 @@ func (s *Site) logins(to *Node) []login {
 }
 
 // sshd: the inside addresses only, and only for those that a flow lets in.
-func (s *Site) sshd(n *Node) *v1.SshdSpec {
+func (s *Site) sshd(n *Node, res Resources) *v1.SshdSpec {
 	spec := &v1.SshdSpec{
 		Port: uint32(s.SSH.Port), AllowUsers: slices.Clone(s.SSH.Users), MaxAuthTries: s.SSH.MaxAuthTries,
 		MaxSessions: s.SSH.MaxSessions, ClientAliveIntervalSeconds: uint32(s.SSH.ClientAliveInterval.Seconds()),
+		UserCaKeys: slices.Clone(res.UserCAKeys),
 	}
 	for _, a := range s.listens(n) {
 		spec.ListenAddresses = append(spec.ListenAddresses, a.String())

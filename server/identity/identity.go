@@ -9,10 +9,12 @@ import (
 
 	"github.com/infractl/infractl/certs"
 	"github.com/infractl/infractl/internal/clock"
+	"github.com/infractl/infractl/internal/site"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 	"github.com/infractl/infractl/server/access"
 	"github.com/infractl/infractl/server/fleet"
 	"github.com/infractl/infractl/server/session"
+	"github.com/infractl/infractl/server/sshca"
 )
 
 // Hub knows the live sessions; *session.Hub is it.
@@ -20,6 +22,8 @@ type Hub interface {
 	Live(node string) (session.LiveSession, bool)
 	LastSeen(node string) (time.Time, time.Duration)
 	Cut(node string)
+	// Touched tells watchers that the node's record was changed.
+	Touched(node string)
 }
 
 // Config is what the services need.
@@ -30,6 +34,12 @@ type Config struct {
 	Authority *certs.Authority
 	Recorder  *access.Recorder
 	Codes     *Codes
+	// Live ends what a removed operator has under way; it is that of the gates.
+	Live *access.Live
+	// SSH makes certificates for logins by SSH.
+	SSH *sshca.Authority
+	// CurrentSite returns the newest revision's site; NotFound without one.
+	CurrentSite func(context.Context) (*site.Site, error)
 	// LastPoll returns when a waiting machine last asked: session.Enrolment.LastPoll.
 	LastPoll func(enrolment string) time.Time
 	// Addresses returns host:port of the session and of the enrolment listeners, as others reach them.

@@ -3,8 +3,10 @@ package identity
 import (
 	"context"
 	"crypto/x509"
+	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/infractl/infractl/certs"
@@ -22,6 +24,9 @@ const OperatorLife = 7 * 24 * time.Hour
 type Operators struct {
 	v1.UnimplementedOperatorServiceServer
 	cfg Config
+
+	mu    sync.Mutex
+	signs map[string]*rate.Limiter // SSH certificates, by operator
 }
 
 // NewOperators returns the service.
@@ -53,21 +58,11 @@ func (o *Operators) Login(ctx context.Context, req *v1.LoginRequest) (*v1.LoginR
 	}
 	now := o.cfg.Clock.Now()
 	rec := fleet.Operator{Name: req.GetName(), Role: certs.RoleAdmin, KeyHash: hash, Serial: issued.Serial,
-		NotAfter: issued.NotAfter, Created: now}
-	op, err := o.cfg.Fleet.Operators.PutOp(rec.Name, rec, former.Revision)
-	if err != nil {
-		return nil, err
+		NotAfter: issued.NotAfter, Created: now, CreatedBy: access.CallerFrom(ctx).Actor}
+	if former.Revision != store.Absent {
+		rec.Created, rec.CreatedBy, rec.LastSeen = former.Value.Created, former.Value.CreatedBy, former.Value.LastSeen
 	}
-	ops := []store.Op{op}
-	if former.Revision != store.Absent && former.Value.KeyHash != hash {
-		op, err := o.cfg.Fleet.Revoked.PutOp(former.Value.KeyHash, fleet.Revocation{Identity: "operator/" + rec.Name, Time: now,
-			Reason: "logged in again with a new key"}, store.Any)
-		if err != nil {
-			return nil, err
-		}
-		ops = append(ops, op)
-	}
-	if err := o.cfg.Fleet.Write(ctx, ops...); err != nil {
+	if err := o.writeLogin(ctx, former, rec, now, nil); err != nil {
 		return nil, err
 	}
 	o.cfg.Log.Info("operator logged in", "operator", rec.Name, "role", rec.Role, "serial", rec.Serial)
