@@ -217,3 +217,10 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+func TestAnAcknowledgedEngineSocketIsNoWarning(t *testing.T) {
+	stack, findings := Parse(input(service("volumes: [\"/var/run/docker.sock:/var/run/docker.sock\"]", "x-infractl-engine: it manages containers")))
+	if stack == nil || len(findings) > 0 {
+		t.Errorf("findings %v", findings)
+	}
+}

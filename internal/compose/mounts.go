@@ -17,22 +17,27 @@ func readable() []string {
 	return []string{"/etc/localtime", "/etc/timezone", "/usr/share/zoneinfo", "/etc/ssl/certs", "/usr/share/ca-certificates"}
 }
 
-func (r *reader) mount(where string, v types.ServiceVolumeConfig) {
+// engineKey acknowledges in a service, by saying why, that it has the engine's socket.
+const engineKey = "x-infractl-engine"
+
+func (r *reader) mount(where, service string, v types.ServiceVolumeConfig) {
 	switch v.Type {
 	case types.VolumeTypeVolume, types.VolumeTypeTmpfs:
 	case types.VolumeTypeBind:
-		r.bind(where, v)
+		r.bind(where, service, v)
 	default:
 		r.fail(where, "use a volume, or a file of the stack's folder", "mounts of the type %s are refused", v.Type)
 	}
 }
 
-func (r *reader) bind(where string, v types.ServiceVolumeConfig) {
+func (r *reader) bind(where, service string, v types.ServiceVolumeConfig) {
 	clean := path.Clean(v.Source)
 	switch {
 	case slices.Contains(engineSockets(), clean):
-		r.warn(where, "keep it only for what manages containers, such as Portainer",
-			"%s is the engine itself: whoever gets into this container has the host", clean)
+		if !r.tree.has(service + "/" + engineKey) {
+			r.warn(where, "remove it; or write "+engineKey+": WHY into the service, when it is there to manage containers",
+				"%s is the engine itself: whoever gets into this container has the host", clean)
+		}
 	case path.IsAbs(clean) && slices.Contains(readable(), clean):
 		if !v.ReadOnly {
 			r.fail(where, "add :ro", "%s is the host's: it can be read, not written", clean)

@@ -19,7 +19,7 @@ func (r *reader) service(name string, s *types.ServiceConfig) {
 	r.isolation(at, s)
 	r.ports(at, name, s)
 	for i, v := range s.Volumes {
-		r.mount(r.item(at+"/volumes", i, len(s.Volumes)), v)
+		r.mount(r.item(at+"/volumes", i, len(s.Volumes)), at, v)
 	}
 	for i, f := range s.EnvFiles {
 		r.envFile(r.item(at+"/env_file", i, len(s.EnvFiles)), f.Path)
