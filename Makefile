@@ -7,15 +7,26 @@ BIN := bin
 FUZZTIME ?= 30s
 PROGRAMS := $(BIN)/infractl $(BIN)/infractl-server $(BIN)/infractl-agent
 TOOLS := internal/tools/go.mod
+# nfpm wants other versions of what golangci-lint uses, so it has a module of its own.
+NFPM := internal/tools/nfpm.mod
+DIST ?= dist
+ARCH ?= $(shell $(GO) env GOARCH)
 LDFLAGS := -s -w
 
-.PHONY: help build demo demo-down demo-clean test unit e2e bench check fmt lint vet generate docs tools proto-lint fuzz clean
+.PHONY: help build packages demo demo-down demo-clean test unit e2e bench check fmt lint vet generate docs tools proto-lint fuzz clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
 
 build: ## Build infractl, infractl-server and infractl-agent into bin/
 	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cli/infractl ./server/infractl-server ./agent/infractl-agent ./internal/lab/infractl-lab
+
+packages: $(BIN)/nfpm ## Build dist/*.deb and the tarball for VyOS (VERSION=1.2.3, ARCH=arm64)
+	@GO=$(GO) packaging/build.sh $(or $(VERSION),$(shell packaging/version.sh)) $(ARCH) $(DIST)
+
+$(BIN)/nfpm: $(NFPM)
+	$(GO) build -modfile=$(NFPM) -o $(BIN)/ tool
+	@touch $@
 
 demo: build ## Build a whole site in the lab, apply examples/projetpro to it and prove the flows
 	@$(BIN)/infractl-lab demo --dir $(LAB) --bin $(CURDIR)/$(BIN)
@@ -37,7 +48,7 @@ fuzz: ## Fuzz every parser, 30 s each (FUZZTIME=2m for longer)
 	  name=$${name#func }; echo "$$(dirname $$file) $$name"; \
 	  $(GO) test ./$$(dirname $$file) -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) </dev/null; done
 
-e2e: build ## End-to-end tests in a lab of their own (root; installs what is missing, cleans up)
+e2e: build $(BIN)/nfpm ## End-to-end tests in a lab of their own (root; installs what is missing, cleans up)
 	INFRACTL_BIN=$(CURDIR)/$(BIN) $(GO) test -tags lab -count=1 -timeout 18m -v ./internal/lab/...
 
 bench: build ## Measure: a table, and .lab/bench.json
@@ -61,7 +72,7 @@ lint: ## golangci-lint (built once into bin/)
 	@test -x $(BIN)/golangci-lint || $(MAKE) --no-print-directory tools
 	$(BIN)/golangci-lint run
 
-tools: ## Build buf, golangci-lint and the generators into bin/ (minutes, once)
+tools: $(BIN)/nfpm ## Build buf, golangci-lint, nfpm and the generators into bin/ (minutes, once)
 	$(GO) build -modfile=$(TOOLS) -o $(BIN)/ tool
 
 generate: ## Generate Go from the contract (needs "make tools")

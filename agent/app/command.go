@@ -18,6 +18,7 @@ import (
 	"github.com/infractl/infractl/agent/provider/firewall"
 	"github.com/infractl/infractl/internal/clock"
 	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/manpage"
 	"github.com/infractl/infractl/internal/version"
 )
 
@@ -68,14 +69,14 @@ func newCommand(out, errOut io.Writer) *cobra.Command {
 	o := &options{out: out, errOut: errOut}
 	c := &cobra.Command{
 		Use: "infractl-agent", Short: "The agent of one host of an infractl site",
-		SilenceUsage: true, SilenceErrors: true, CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
+		SilenceUsage: true, SilenceErrors: true, CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
 	c.SetOut(out)
 	c.SetErr(errOut)
 	f := c.PersistentFlags()
 	f.StringVar(&o.stateDir, "state-dir", DefaultStateDir, "folder of identity, tasks and commits")
 	f.StringVar(&o.level, "log-level", "", "trace, debug, info, warn or error (default $"+LogLevelVariable+" or info)")
-	c.AddCommand(runCommand(o), revertCommand(o), firewallCommand(o), statusCommand(o), versionCommand(o))
+	c.AddCommand(runCommand(o), revertCommand(o), firewallCommand(o), statusCommand(o), versionCommand(o), manpage.Command(8))
 	return c
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/infractl/infractl/cli/output"
 	"github.com/infractl/infractl/internal/clock"
 	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/manpage"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
@@ -117,6 +118,7 @@ contract's messages, and when a command fails the last line of stderr is one JSO
 	}
 	root.SetHelpCommandGroupID("other")
 	root.SetCompletionCommandGroupID("other")
+	root.AddCommand(manpage.Command(1))
 	complete(root)
 	return root
 }

@@ -61,6 +61,11 @@ func failure(what, text string, err error) error {
 		}
 		message := strings.TrimSuffix(string(c.text.ExpandString(nil, c.message, text, at)), " ()")
 		e := errs.New(c.code, "%s", strings.TrimSpace(message)).WithHint("%s", c.hint)
+		if c.message == inUse {
+			if holder := regexp.MustCompile(`process \d+ \([^)]*\)`).FindString(text); holder != "" {
+				e.Message += ", " + holder
+			}
+		}
 		if detail != "" {
 			e.Message += ": " + detail
 		}

@@ -77,12 +77,12 @@ func (p *Provider) oneUnit(ctx context.Context, what string, argv []string) erro
 // await waits for the end of a unit, forgets it and says how it ended.
 func (p *Provider) await(ctx context.Context, what, unit string) error {
 	for {
-		out, err := p.host.Run(ctx, "systemctl", "show", "--property=ActiveState,Result", "--", unit)
+		out, err := p.host.Run(ctx, "systemctl", "show", "--property=ActiveState,Result,Job", "--", unit)
 		if err != nil {
 			p.leave(ctx, unit)
 			return errs.Wrap("ask for "+unit, err)
 		}
-		active, result := "", ""
+		active, result, queued := "", "", false
 		for line := range strings.Lines(string(out.Stdout)) {
 			key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
 			switch key {
@@ -90,12 +90,15 @@ func (p *Provider) await(ctx context.Context, what, unit string) error {
 				active = value
 			case "Result":
 				result = value
+			case "Job": // it is only about to start; shown when there is one
+				queued = true
 			}
 		}
-		switch active {
-		case "active", "inactive":
+		switch {
+		case queued:
+		case active == "active" || active == "inactive":
 			return p.forget(ctx, unit)
-		case "failed":
+		case active == "failed":
 			text, _ := p.host.ReadFile(logFile(unit)) // without it the result must do
 			if err := p.forget(ctx, unit); err != nil {
 				return err
