@@ -33,7 +33,9 @@ type ServiceConfig struct {
 	Authority *certs.Authority
 	Confirmer Confirmer
 	// Secrets gives values to nodes; nil where none are kept.
-	Secrets  Secrets
+	Secrets Secrets
+	// Attacher carries consoles; nil where there are none.
+	Attacher Attacher
 	Recorder *access.Recorder
 	// Addresses returns host:port of the session and of the enrolment listeners, as agents reach them.
 	Addresses func() (sessions, enrolment []string)
