@@ -186,6 +186,7 @@ func (a *App) Run(ctx context.Context) error {
 		}
 		a.repair(ctx)
 		go a.upkeep(ctx)
+		go a.watchLogins(ctx)
 		if a.providers.SSH != nil {
 			go a.providers.SSH.Warm(ctx)
 		}

@@ -176,6 +176,13 @@ func (l *link) send(ctx context.Context, out stream) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-l.queue.wake:
+		case e := <-l.events:
+			err := out.Send(e.msg)
+			e.sent <- err
+			if err != nil {
+				return err
+			}
+			l.sequence++
 		}
 	}
 }

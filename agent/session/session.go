@@ -112,6 +112,7 @@ type Session struct {
 	tasks    *tasks
 	reporter *reporter
 	gauges   *gauges
+	events   chan event
 
 	mu      sync.Mutex
 	current *enrol.Identity // the one that last worked or is being tried
@@ -133,7 +134,7 @@ func New(ctx context.Context, cfg Config) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Session{cfg: cfg, store: cfg.Store, clock: cfg.Store.Clock(), log: cfg.Log}
+	s := &Session{cfg: cfg, store: cfg.Store, clock: cfg.Store.Clock(), log: cfg.Log, events: make(chan event)}
 	s.reporter = &reporter{read: cfg.Facts, state: func() *v1.HostState { return nil }}
 	if cfg.Engine != nil {
 		s.reporter.state = cfg.Engine.State
