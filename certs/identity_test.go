@@ -36,14 +36,17 @@ func TestParseIdentityIsStrict(t *testing.T) {
 		change func(*x509.Certificate)
 		ok     bool
 	}{
-		"node":                   {func(*x509.Certificate) {}, true},
-		"operator":               {operator("infractl:viewer"), true},
-		"server":                 {func(c *x509.Certificate) { c.URIs, c.ExtKeyUsage = uri("infractl://site/server/a"), server }, true},
-		"scraper":                {named("infractl://site/service/prometheus@web1"), true},
-		"metrics page":           {func(c *x509.Certificate) { metrics(c) }, true},
-		"metrics page, client":   {named("infractl://site/service/metrics@web1"), false},
-		"scraper that serves":    {func(c *x509.Certificate) { metrics(c); c.URIs = uri("infractl://site/service/prometheus@web1") }, false},
-		"scraper with a role":    {func(c *x509.Certificate) { operator("infractl:admin")(c); c.URIs = uri("infractl://site/service/prometheus@web1") }, false},
+		"node":                 {func(*x509.Certificate) {}, true},
+		"operator":             {operator("infractl:viewer"), true},
+		"server":               {func(c *x509.Certificate) { c.URIs, c.ExtKeyUsage = uri("infractl://site/server/a"), server }, true},
+		"scraper":              {named("infractl://site/service/prometheus@web1"), true},
+		"metrics page":         {func(c *x509.Certificate) { metrics(c) }, true},
+		"metrics page, client": {named("infractl://site/service/metrics@web1"), false},
+		"scraper that serves":  {func(c *x509.Certificate) { metrics(c); c.URIs = uri("infractl://site/service/prometheus@web1") }, false},
+		"scraper with a role": {func(c *x509.Certificate) {
+			operator("infractl:admin")(c)
+			c.URIs = uri("infractl://site/service/prometheus@web1")
+		}, false},
 		"unknown service":        {named("infractl://site/service/grafana@web1"), false},
 		"service of no node":     {named("infractl://site/service/prometheus"), false},
 		"service, empty node":    {named("infractl://site/service/prometheus@"), false},

@@ -95,7 +95,7 @@ func (e *Engine) difference(ctx context.Context, spec *v1.HostSpec) ([]*v1.Chang
 	for _, c := range all {
 		changes = append(changes, c...)
 	}
-	return told(changes), nil
+	return told(append(changes, e.followed(spec)...)), nil
 }
 
 // LookForDrift compares the host with the spec that it last narrowed to, and stores what differs. Drift is reported, never
