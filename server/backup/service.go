@@ -76,16 +76,20 @@ func Ask(ctx context.Context, socket string, withImages bool, w io.Writer) (*v1.
 	if err != nil {
 		return nil, errs.FromGRPC(err)
 	}
+	var sum *v1.BackupSummary
 	for {
 		m, err := stream.Recv()
+		if errors.Is(err, io.EOF) && sum != nil {
+			return sum, nil
+		}
 		if errors.Is(err, io.EOF) {
 			return nil, errs.New(errs.Unavailable, "the server ended before the backup was whole")
 		}
 		if err != nil {
 			return nil, errs.FromGRPC(err)
 		}
-		if sum := m.GetSummary(); sum != nil {
-			return sum, nil
+		if m.GetSummary() != nil {
+			sum = m.GetSummary()
 		}
 		if _, err := w.Write(m.GetChunk()); err != nil {
 			return nil, err
