@@ -16,14 +16,20 @@ import (
 // SerialVariable overrides the product serial number: machines of a lab share the one of their host.
 const SerialVariable = "INFRACTL_PRODUCT_SERIAL"
 
+// MachineIDVariable overrides the machine's id: a lab's probe may run on a machine that has none, as containers don't.
+const MachineIDVariable = "INFRACTL_MACHINE_ID"
+
 // ReadFingerprint reads what identifies the machine. While the machine has no id yet (early at first boot) the error is
 // Precondition: without it, a clone could not be told from its original.
 func ReadFingerprint(h *host.Host, getenv func(string) string) (*v1.HostFingerprint, error) {
-	data, err := h.ReadFile("/etc/machine-id")
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, errs.Wrap("read machine-id", err)
+	id := getenv(MachineIDVariable)
+	if id == "" {
+		data, err := h.ReadFile("/etc/machine-id")
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, errs.Wrap("read machine-id", err)
+		}
+		id = strings.TrimSpace(string(data))
 	}
-	id := strings.TrimSpace(string(data))
 	if ok, _ := regexp.MatchString(`^[0-9a-f]{32}$`, id); !ok {
 		return nil, errs.New(errs.Precondition, "the machine has no id yet").At("/etc/machine-id").
 			WithHint("make one with: systemd-machine-id-setup")

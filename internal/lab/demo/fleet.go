@@ -2,6 +2,8 @@ package demo
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -66,6 +68,12 @@ func (s *Site) startOperatorProbe(ctx context.Context) error {
 	cmd := s.Lab.Namespace(Operator).Command(context.Background(), filepath.Join(s.opts.Bin, "infractl-agent"), "run",
 		"--probe", Operator, "--state-dir", state)
 	cmd.Stdout, cmd.Stderr = log, log
+	// This machine may be a container, which has no id.
+	id := make([]byte, 16)
+	if _, err := rand.Read(id); err != nil {
+		return errs.Wrap("start the operator's probe", err)
+	}
+	cmd.Env = append(cmd.Environ(), "INFRACTL_MACHINE_ID="+hex.EncodeToString(id))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return errs.Wrap("start the operator's probe", err)
