@@ -142,7 +142,7 @@ func TestBadFilesAreRefused(t *testing.T) {
 			}
 			content = strings.Replace(content, tt.edits[i], tt.edits[i+1], 1)
 		}
-		s, findings := Load(Source{File: "site.yaml", Content: []byte(content)})
+		s, findings := Load(Source{File: "site.yaml", WithoutFiles: true, Content: []byte(content)})
 		if s != nil {
 			t.Errorf("%s: accepted", tt.name)
 		}
@@ -196,7 +196,7 @@ func TestErrorsAreLimited(t *testing.T) {
 	for i := range 200 {
 		content += fmt.Sprintf("bad%d: 1\n", i)
 	}
-	_, findings := Load(Source{File: "site.yaml", Content: []byte(content)})
+	_, findings := Load(Source{File: "site.yaml", WithoutFiles: true, Content: []byte(content)})
 	list := errorsOnly(findings)
 	if len(list) != maxErrors+1 || list[maxErrors].Message != "and 151 more errors" {
 		t.Errorf("got %d errors, the last one %q", len(list), list[len(list)-1].Message)

@@ -42,6 +42,8 @@ func (s *Site) HostSpecs(res Resources) (map[string]*v1.HostSpec, error) {
 			spec.Accounts = s.accounts(n, res)
 			spec.Sshd = s.sshd(n, res)
 			spec.Firewall = s.firewall(n)
+			spec.Packages = s.packagesOf(n)
+			spec.Containers = s.containers(n, res)
 			spec.Metrics = s.metrics(n)
 		}
 		spec.Router = s.router(n, res)

@@ -9,6 +9,7 @@ import (
 // FuzzLoad: whatever the files hold, Load returns either a site that everything can be derived from, or an error with a place.
 func FuzzLoad(f *testing.F) {
 	siteFile, overlay := read(f, "site.yaml"), read(f, "lab.yaml")
+	files := exampleFiles(f)
 	f.Add(siteFile, overlay)
 	f.Add(siteFile, []byte{})
 	f.Add([]byte("site: x\nnodes: {a: {role: relay, address: 10.0.0.4}}\nnetworks: {lan: {cidr: 10.0.0.0/24}}\n"), []byte("probes: {p: {}}"))
@@ -21,7 +22,7 @@ func FuzzLoad(f *testing.F) {
 		f.Add([]byte(s), []byte(s))
 	}
 	f.Fuzz(func(t *testing.T, content, over []byte) {
-		src := Source{File: "site.yaml", Content: content, Present: func(string) bool { return false }}
+		src := Source{File: "site.yaml", Content: content, Files: files}
 		if len(over) > 0 {
 			src.OverlayFile, src.OverlayContent = "lab.yaml", over
 		}

@@ -2,6 +2,7 @@ package site
 
 import (
 	"flag"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -26,11 +27,30 @@ func read(t testing.TB, name string) []byte {
 // example returns the source of the example site, with its lab overlay when lab is set.
 func example(t testing.TB, lab bool) Source {
 	t.Helper()
-	src := Source{File: "site.yaml", Content: read(t, "site.yaml")}
+	src := Source{File: "site.yaml", Content: read(t, "site.yaml"), Files: exampleFiles(t)}
 	if lab {
 		src.OverlayFile, src.OverlayContent = "lab.yaml", read(t, "lab.yaml")
 	}
 	return src
+}
+
+// exampleFiles are the files of the example's stacks.
+func exampleFiles(t testing.TB) []File {
+	t.Helper()
+	var out []File
+	root := os.DirFS(filepath.Join("..", "..", "examples", "projetpro"))
+	err := fs.WalkDir(root, "stacks", func(at string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		content, err := fs.ReadFile(root, at)
+		out = append(out, File{Path: at, Content: content})
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
 }
 
 func load(t testing.TB, src Source) *Site {

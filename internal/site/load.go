@@ -35,6 +35,7 @@ func Load(src Source) (*Site, []*v1.Finding) {
 type finding struct {
 	severity      v1.Severity
 	overlay       bool
+	file          string // another file than the site file and the overlay; empty for those
 	pos           yamltree.Pos
 	message, hint string
 }
@@ -77,7 +78,7 @@ func (l *loader) read() {
 
 func (l *loader) faults(overlay bool, faults []yamltree.Fault) {
 	for _, f := range faults {
-		l.add(finding{v1.Severity_SEVERITY_ERROR, overlay, f.Pos, f.Message, f.Hint})
+		l.add(finding{severity: v1.Severity_SEVERITY_ERROR, overlay: overlay, pos: f.Pos, message: f.Message, hint: f.Hint})
 	}
 }
 
@@ -114,6 +115,14 @@ func (l *loader) where(path string) string {
 	return l.text(overlay, pos)
 }
 
+// at is where a finding is, as people read it.
+func (l *loader) at(f finding) string {
+	if f.file != "" {
+		return fmt.Sprintf("%s:%d:%d", f.file, f.pos.Line, f.pos.Column)
+	}
+	return l.text(f.overlay, f.pos)
+}
+
 func (l *loader) text(overlay bool, pos yamltree.Pos) string {
 	file := l.src.File
 	if overlay {
@@ -125,22 +134,22 @@ func (l *loader) text(overlay bool, pos yamltree.Pos) string {
 // fail reports an error at the value of a path; failKey at its key.
 func (l *loader) fail(path, hint, format string, args ...any) {
 	overlay, pos := l.place(path, false)
-	l.add(finding{v1.Severity_SEVERITY_ERROR, overlay, pos, fmt.Sprintf(format, args...), hint})
+	l.add(finding{severity: v1.Severity_SEVERITY_ERROR, overlay: overlay, pos: pos, message: fmt.Sprintf(format, args...), hint: hint})
 }
 
 func (l *loader) failKey(path, hint, format string, args ...any) {
 	overlay, pos := l.place(path, true)
-	l.add(finding{v1.Severity_SEVERITY_ERROR, overlay, pos, fmt.Sprintf(format, args...), hint})
+	l.add(finding{severity: v1.Severity_SEVERITY_ERROR, overlay: overlay, pos: pos, message: fmt.Sprintf(format, args...), hint: hint})
 }
 
 func (l *loader) warn(path, hint, format string, args ...any) {
 	overlay, pos := l.place(path, false)
-	l.add(finding{v1.Severity_SEVERITY_WARNING, overlay, pos, fmt.Sprintf(format, args...), hint})
+	l.add(finding{severity: v1.Severity_SEVERITY_WARNING, overlay: overlay, pos: pos, message: fmt.Sprintf(format, args...), hint: hint})
 }
 
 func (l *loader) info(path, format string, args ...any) {
 	overlay, pos := l.place(path, true)
-	l.add(finding{v1.Severity_SEVERITY_INFO, overlay, pos, fmt.Sprintf(format, args...), ""})
+	l.add(finding{severity: v1.Severity_SEVERITY_INFO, overlay: overlay, pos: pos, message: fmt.Sprintf(format, args...), hint: ""})
 }
 
 // report sorts the findings and limits the errors.
@@ -149,6 +158,7 @@ func (l *loader) report() []*v1.Finding {
 		return cmp.Or(
 			-cmp.Compare(a.severity, b.severity),
 			cmp.Compare(number(a.overlay), number(b.overlay)),
+			cmp.Compare(a.file, b.file),
 			cmp.Compare(a.pos.Line, b.pos.Line),
 			cmp.Compare(a.pos.Column, b.pos.Column),
 		)
@@ -163,7 +173,7 @@ func (l *loader) report() []*v1.Finding {
 			}
 		}
 		out = append(out, &v1.Finding{
-			Severity: f.severity, Where: l.text(f.overlay, f.pos), Message: f.message, Hint: f.hint,
+			Severity: f.severity, Where: l.at(f), Message: f.message, Hint: f.hint,
 		})
 	}
 	if errors > maxErrors {

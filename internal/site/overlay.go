@@ -227,11 +227,11 @@ func (l *loader) change(path string, old, now any) {
 }
 
 func (l *loader) note(path, message string) {
-	l.add(finding{v1.Severity_SEVERITY_INFO, true, l.opos.Key(path), "overlay: " + message, ""})
+	l.add(finding{severity: v1.Severity_SEVERITY_INFO, overlay: true, pos: l.opos.Key(path), message: "overlay: " + message, hint: ""})
 }
 
 func (l *loader) overlayFail(path, hint, format string, args ...any) {
-	l.add(finding{v1.Severity_SEVERITY_ERROR, true, l.opos.Key(path), fmt.Sprintf(format, args...), hint})
+	l.add(finding{severity: v1.Severity_SEVERITY_ERROR, overlay: true, pos: l.opos.Key(path), message: fmt.Sprintf(format, args...), hint: hint})
 }
 
 func (l *loader) refuse(path, where, name string, known []string) {

@@ -14,7 +14,7 @@ import (
 // notManaged are the sections that are validated but not managed yet.
 func notManaged() []string {
 	return []string{
-		"public_domain", "vpn", "dns", "stacks", "proxy", "dolibarr", "backup", "patching", "logs",
+		"public_domain", "vpn", "dns", "proxy", "dolibarr", "backup", "patching", "logs",
 	}
 }
 
@@ -36,7 +36,6 @@ func (l *loader) planned() {
 	} else if l.pos.Has("nodes") {
 		l.warn("", "add a dns section", "no DNS node: the nodes keep their resolvers, and only flows of the file let them ask")
 	}
-	l.stacks()
 	if f.Proxy != nil {
 		l.proxy(f.Proxy)
 	}
@@ -145,30 +144,6 @@ func (l *loader) hostRef(path, name string) bool {
 func (l *loader) outsideOrKnown(path string, a netip.Addr) {
 	if n := l.networkOf(a); n != nil && !n.Outside && l.owner(a) == "" {
 		l.fail(path, "add it to hosts", "address %s is inside, and no node or host has it", a)
-	}
-}
-
-func (l *loader) stacks() {
-	for _, p := range l.file.Stacks {
-		path := yamltree.Join("stacks", p.Key)
-		if !l.name(path, "stack", p.Key) {
-			continue
-		}
-		l.site.stacks = append(l.site.stacks, p.Key)
-		if l.nodeRef(path+"/node", p.Value.Node) {
-			if n, _ := l.site.Node(p.Value.Node); !n.DockerHost() {
-				l.fail(path+"/node", "choose a node with the role services, supervision, prod or preprod",
-					"node %s has the role %s, which brings no Docker engine", n.Name, n.Role)
-			}
-		}
-		file := string(p.Value.Compose)
-		if file == "" {
-			continue
-		}
-		l.site.files = append(l.site.files, file)
-		if l.src.Present != nil && !l.src.Present(file) {
-			l.warn(path+"/compose", "write it before stacks are managed", "file %s does not exist beside the site file", file)
-		}
 	}
 }
 

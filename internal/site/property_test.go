@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 
 // TestRandomSites checks many sites: the example with its overlay after some edits.
 func TestRandomSites(t *testing.T) {
-	src := site.Source{File: "site.yaml", OverlayFile: "lab.yaml"}
+	src := site.Source{File: "site.yaml", WithoutFiles: true, OverlayFile: "lab.yaml"}
 	var err error
 	if src.Content, err = os.ReadFile("../../examples/projetpro/site.yaml"); err != nil {
 		t.Fatal(err)

@@ -47,6 +47,10 @@ type Site struct {
 	Rollout RolloutSpec
 	// Images maps an image's name to the stand-in that the lab has for it.
 	Images []ImageMapping
+	// Stacks are the container stacks, those alone whose files came with the source.
+	Stacks []Stack
+	// Packages are the packages of the operating system, by role.
+	Packages []PackageSet
 	// NotManaged are the sections that are accepted but not managed yet.
 	NotManaged []string
 

@@ -50,6 +50,8 @@ func (l *loader) validate() {
 	l.accounts()
 	l.rollout()
 	l.planned()
+	l.stacks()
+	l.packages()
 	l.flows()
 	if !l.failed() {
 		l.publishedOnce()

@@ -170,6 +170,7 @@ func (l *loader) finish() {
 			"no flow lets anybody log in on the relay %s: it is the only way in", relay.Name)
 	}
 	l.exposed()
+	l.published()
 	for i := range s.Nodes {
 		if n := &s.Nodes[i]; !n.Linux() {
 			l.info(yamltree.Join("nodes", n.Name, "platform"), "platform %s is not yet managed: %s gets no configuration", n.Platform, n.Name)

@@ -44,7 +44,7 @@ func example(t *testing.T) *site.Site {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, findings := site.Load(site.Source{File: "site.yaml", Content: content, OverlayFile: "lab.yaml", OverlayContent: overlay})
+	s, findings := site.Load(site.Source{File: "site.yaml", Content: content, OverlayFile: "lab.yaml", OverlayContent: overlay, WithoutFiles: true})
 	if s == nil {
 		t.Fatalf("the example is refused: %v", findings)
 	}

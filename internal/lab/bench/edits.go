@@ -75,7 +75,7 @@ func labEdits(ctx context.Context, o Options, r *Report) error {
 	seed, reached, applied := rand.Uint64N(1_000_000), 0, 0
 	r.say("seed %d", seed)
 	for n := range o.LabEdits {
-		src := site.Source{File: s.File, Content: content, OverlayFile: s.Overlay, OverlayContent: overlay}
+		src := site.Source{File: s.File, Content: content, WithoutFiles: true, OverlayFile: s.Overlay, OverlayContent: overlay}
 		mutant := sitetest.Mutate(sitetest.Seeded(seed+uint64(n)), src, sitetest.Options{KeepMachines: true})
 		if err := s.WriteSite(string(mutant)); err != nil {
 			return err

@@ -12,7 +12,7 @@ import (
 
 // source is the vocabulary itself: its comments are the reference manual, so that there is one text and not two.
 //
-//go:embed file.go planned.go overlay.go
+//go:embed file.go planned.go overlay.go packages.go
 var source embed.FS
 
 // comments holds the comments by type and field: "Network" and "Network.CIDR".

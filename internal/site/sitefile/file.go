@@ -32,6 +32,8 @@ type File struct {
 	// People by login name (small letters, digits, _ and -, at most 31), the same on every node. At least one of ssh.users may
 	// use sudo.
 	Accounts yamltree.Map[Account] `yaml:"accounts" site:"required"`
+	// Packages of the operating system, by role; all are those of every Linux node. Without it they are left alone.
+	Packages yamltree.Map[Packages] `yaml:"packages"`
 	// Bounds of a rollout.
 	Rollout *Rollout `yaml:"rollout"`
 	// WireGuard on the router.
@@ -152,4 +154,11 @@ type Rollout struct {
 	MaxUnavailable uint32 `yaml:"max_unavailable"`
 	// Time that a change has to prove that nobody is locked out, 5s to 10m. Without it: 30s.
 	Window Duration `yaml:"window"`
+	// How long each wave is watched before the next one begins, up to 7d. A node that drifts, degrades or goes away meanwhile
+	// halts the rollout. Without it: 0s.
+	Soak Duration `yaml:"soak"`
+	// Nodes of a role that change at once, by role, 1 to 100: a limit of its own beside max_unavailable.
+	Budgets yamltree.Map[uint32] `yaml:"budgets"`
+	// Nodes that may fail before the rollout halts, 1 to 100. Without it: 1, so that the first failure halts.
+	HaltAfter uint32 `yaml:"halt_after"`
 }

@@ -28,7 +28,8 @@ type DNS struct {
 type Stack struct {
 	// Node on which it runs.
 	Node string `yaml:"node" site:"required"`
-	// Compose file, its path relative to the site file.
+	// Compose file, its path relative to the site file. The files of the folder that has its name go with it: stacks/web.yml brings
+	// stacks/web/. See the guide on stacks for what is refused.
 	Compose RelPath `yaml:"compose" site:"required"`
 }
 

@@ -17,7 +17,7 @@ func source(t *testing.T, lab bool) site.Source {
 	if err != nil {
 		t.Fatal(err)
 	}
-	src := site.Source{File: "site.yaml", Content: content}
+	src := site.Source{File: "site.yaml", Content: content, WithoutFiles: true}
 	if lab {
 		if src.OverlayContent, err = os.ReadFile("../../../examples/projetpro/lab.yaml"); err != nil {
 			t.Fatal(err)
