@@ -34,9 +34,10 @@ func nodeFlags(h *host.Host) []string {
 // nodeCollector runs node_exporter's collectors. Unlike node_exporter's own runner it does not wait for one that hangs, on a
 // dead NFS server for example; that one is left out until it has come back.
 type nodeCollector struct {
-	collectors map[string]collector.Collector
-	log        hclog.Logger
-	limit      time.Duration
+	// load makes the collectors at the first scrape: a host that nobody watches does without their memory.
+	load  func() (map[string]collector.Collector, error)
+	log   hclog.Logger
+	limit time.Duration
 
 	mu      sync.Mutex
 	hanging map[string]time.Time
@@ -45,20 +46,22 @@ type nodeCollector struct {
 	version                  []string
 }
 
-func newNodeCollector(h *host.Host, log hclog.Logger) (*nodeCollector, error) {
-	// Without a command line that was parsed there would be no collectors, and no error either.
-	if _, err := kingpin.CommandLine.Parse(nodeFlags(h)); err != nil {
-		return nil, errs.Wrap("set node_exporter's collectors up", err)
-	}
-	made, err := collector.NewNodeCollector(slog.New(slog.DiscardHandler))
-	if err != nil {
-		return nil, errs.Wrap("set node_exporter's collectors up", err)
-	}
-	return newRunner(made.Collectors, log), nil
+func newNodeCollector(h *host.Host, log hclog.Logger) *nodeCollector {
+	return newRunner(func() (map[string]collector.Collector, error) {
+		// Without a command line that was parsed there would be no collectors, and no error either.
+		if _, err := kingpin.CommandLine.Parse(nodeFlags(h)); err != nil {
+			return nil, errs.Wrap("set node_exporter's collectors up", err)
+		}
+		made, err := collector.NewNodeCollector(slog.New(slog.DiscardHandler))
+		if err != nil {
+			return nil, errs.Wrap("set node_exporter's collectors up", err)
+		}
+		return made.Collectors, nil
+	}, log)
 }
 
-func newRunner(list map[string]collector.Collector, log hclog.Logger) *nodeCollector {
-	c := &nodeCollector{collectors: list, log: log, limit: collectorLimit, hanging: map[string]time.Time{}}
+func newRunner(load func() (map[string]collector.Collector, error), log hclog.Logger) *nodeCollector {
+	c := &nodeCollector{load: sync.OnceValues(load), log: log, limit: collectorLimit, hanging: map[string]time.Time{}}
 	c.duration = prometheus.NewDesc("node_scrape_collector_duration_seconds", "node_exporter: Duration of a collector scrape.",
 		[]string{"collector"}, nil)
 	c.success = prometheus.NewDesc("node_scrape_collector_success", "node_exporter: Whether a collector succeeded.",
@@ -91,9 +94,14 @@ type result struct {
 // Collect implements prometheus.Collector.
 func (c *nodeCollector) Collect(out chan<- prometheus.Metric) {
 	out <- prometheus.MustNewConstMetric(c.build, prometheus.GaugeValue, 1, c.version...)
-	results := make(chan result, len(c.collectors))
+	list, err := c.load()
+	if err != nil {
+		out <- prometheus.NewInvalidMetric(c.success, err)
+		return
+	}
+	results := make(chan result, len(list))
 	waiting := map[string]bool{}
-	for name, one := range c.collectors {
+	for name, one := range list {
 		if !c.begin(name) {
 			c.emit(out, result{name: name, err: errs.New(errs.Timeout, "the collector does not answer"), took: c.limit})
 			continue

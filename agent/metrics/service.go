@@ -70,19 +70,16 @@ type listener struct {
 
 // New returns a service. It registers what the page adds to the agent's metrics. There is one per process: node_exporter's
 // collectors keep their state in package variables.
-func New(cfg Config) (*Service, error) {
+func New(cfg Config) *Service {
 	reader := newReader(cfg.Host)
 	list := newList(cfg.Containers, reader, cfg.Log)
-	node, err := newNodeCollector(cfg.Host, cfg.Log)
-	if err != nil {
-		return nil, err
-	}
+	node := newNodeCollector(cfg.Host, cfg.Log)
 	s := &Service{cfg: cfg, listening: map[string]*listener{}, waiting: map[string]string{}}
 	s.page = newPage(cfg, node, newContainerCollector(list, reader))
 	s.cert = newKeeper(cfg, v1.Purpose_PURPOSE_METRICS)
 	s.scraper = newScraper(cfg)
 	s.usage = &Usage{host: cfg.Host, list: list, reader: reader}
-	return s, nil
+	return s
 }
 
 // Usage measures what host and containers use.

@@ -48,6 +48,16 @@ type Prober interface {
 	Listen(ctx context.Context, task *v1.ListenTask, listening func()) (*v1.ListenResult, error)
 }
 
+// Stacks are the container stacks of this host; agent/provider/containers implements it.
+type Stacks interface {
+	// RestartStack restarts containers of a stack.
+	RestartStack(ctx context.Context, task *v1.RestartTask) (*v1.RestartResult, error)
+	// State is how the stacks were at the last look; nil before the first.
+	State() *v1.ContainersReport
+	// Report looks how they are.
+	Report(ctx context.Context) *v1.ContainersReport
+}
+
 // Status is how the session stands, for people and for the unit's status line.
 type Status struct {
 	// Connected says that the server has welcomed the agent.
@@ -78,8 +88,12 @@ type Config struct {
 	Engine Engine
 	// Prober opens connections.
 	Prober Prober
+	// Usage measures what host and containers use; nil on a probe.
+	Usage func(context.Context, *v1.UsageTask) (*v1.UsageResult, error)
 	// Facts reads what the host is.
 	Facts func(context.Context) *v1.HostFacts
+	// Stacks restarts container stacks and says how they are; nil where nothing is managed.
+	Stacks Stacks
 	// Fingerprint identifies the machine; it is read anew before each connection.
 	Fingerprint func() (*v1.HostFingerprint, error)
 	// WitnessKey is the public half of the witness key.
@@ -139,8 +153,12 @@ func New(ctx context.Context, cfg Config) (*Session, error) {
 	if cfg.Engine != nil {
 		s.reporter.state = cfg.Engine.State
 	}
-	s.tasks = &tasks{journal: journal, engine: cfg.Engine, prober: cfg.Prober, confirm: confirmer{s}, clock: s.clock,
+	if cfg.Stacks != nil {
+		s.reporter.containers = cfg.Stacks.State
+	}
+	s.tasks = &tasks{journal: journal, engine: cfg.Engine, prober: cfg.Prober, usage: cfg.Usage, stacks: cfg.Stacks, confirm: confirmer{s}, clock: s.clock,
 		log: cfg.Log, running: map[string]bool{}, ctx: ctx, changed: func(kind string) {
+			s.lookAtStacks(ctx, kind)
 			s.Report()
 			if kind == kindApply {
 				s.report(ctx, 0)
@@ -149,6 +167,13 @@ func New(ctx context.Context, cfg Config) (*Session, error) {
 	s.gauges = newGauges(cfg.Registerer, s)
 	s.tasks.settle(ctx)
 	return s, nil
+}
+
+// lookAtStacks renews what the report says of the stacks after they may have changed.
+func (s *Session) lookAtStacks(ctx context.Context, kind string) {
+	if s.cfg.Stacks != nil && kind != kindPlan {
+		s.cfg.Stacks.Report(ctx)
+	}
 }
 
 // Wait returns when all tasks have ended, after the context of New has: an armed commit goes on to its end.

@@ -27,10 +27,12 @@ const (
 
 // Kinds of work, as the journal and errors name them.
 const (
-	kindApply  = "apply"
-	kindPlan   = "plan"
-	kindProbe  = "probe"
-	kindListen = "listen"
+	kindApply   = "apply"
+	kindPlan    = "plan"
+	kindProbe   = "probe"
+	kindListen  = "listen"
+	kindRestart = "restart"
+	kindUsage   = "usage"
 )
 
 // tasks runs what the server asks for. It outlives sessions: work goes on when one breaks, and its result goes out on the
@@ -39,6 +41,8 @@ type tasks struct {
 	journal *journal
 	engine  Engine
 	prober  Prober
+	usage   func(context.Context, *v1.UsageTask) (*v1.UsageResult, error)
+	stacks  Stacks
 	confirm Confirmer
 	clock   *enrol.Clock
 	log     hclog.Logger
@@ -160,6 +164,10 @@ func kindOf(task *v1.Task) string {
 		return kindProbe
 	case *v1.Task_Listen:
 		return kindListen
+	case *v1.Task_Restart:
+		return kindRestart
+	case *v1.Task_Usage:
+		return kindUsage
 	}
 	return ""
 }
@@ -176,7 +184,9 @@ func (t *tasks) start(task *v1.Task) error {
 	case t.clock.Now().After(task.GetNotAfter().AsTime()):
 		return errs.New(errs.Precondition, "the task came too late: it had to start before %s",
 			task.GetNotAfter().AsTime().UTC().Format(time.RFC3339))
-	case t.engine == nil && (kind == kindApply || kind == kindPlan):
+	case t.stacks == nil && kind == kindRestart:
+		return errs.New(errs.Denied, "this agent manages no container stacks")
+	case t.engine == nil && (kind == kindApply || kind == kindPlan), t.usage == nil && kind == kindUsage:
 		return errs.New(errs.Denied, "this agent is a probe and manages nothing")
 	}
 	t.mu.Lock()
@@ -218,7 +228,7 @@ func (t *tasks) run(task *v1.Task, kind string) {
 	}
 	t.mu.Unlock()
 	t.finish(result)
-	if kind == kindApply || kind == kindPlan {
+	if kind == kindApply || kind == kindPlan || kind == kindRestart {
 		t.changed(kind)
 	}
 }
@@ -255,6 +265,12 @@ func (t *tasks) work(task *v1.Task) (result *v1.TaskResult, err error) {
 			result.Outcome = &v1.TaskResult_Plan{Plan: out}
 		}
 		return result, err
+	case *v1.Task_Usage:
+		out, err := t.usage(t.ctx, work.Usage)
+		if out != nil {
+			result.Outcome = &v1.TaskResult_Usage{Usage: out}
+		}
+		return result, err
 	case *v1.Task_Probe:
 		out, err := t.prober.Probe(t.ctx, work.Probe)
 		if out != nil {
@@ -266,6 +282,13 @@ func (t *tasks) work(task *v1.Task) (result *v1.TaskResult, err error) {
 		out, err := t.prober.Listen(t.ctx, work.Listen, ready)
 		if out != nil {
 			result.Outcome = &v1.TaskResult_Listen{Listen: out}
+		}
+		return result, err
+	}
+	if work, ok := task.GetWork().(*v1.Task_Restart); ok {
+		out, err := t.stacks.RestartStack(t.ctx, work.Restart)
+		if out != nil {
+			result.Outcome = &v1.TaskResult_Restart{Restart: out}
 		}
 		return result, err
 	}
