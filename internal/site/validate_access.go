@@ -181,20 +181,3 @@ func (l *loader) users() {
 		l.fail("ssh/users", "set sudo: true for one of them", "none of ssh.users may use sudo: nobody could repair a host")
 	}
 }
-
-func (l *loader) rollout() {
-	r := &l.site.Rollout
-	*r = RolloutSpec{MaxUnavailable: 3, Window: 30 * time.Second}
-	f := l.file.Rollout
-	if f == nil {
-		return
-	}
-	if l.pos.Has("rollout/max_unavailable") {
-		r.MaxUnavailable = int(f.MaxUnavailable)
-		l.within("rollout/max_unavailable", uint64(f.MaxUnavailable), 1, 100)
-	}
-	if l.hasPath("rollout/window") {
-		r.Window = time.Duration(f.Window)
-		l.lasts("rollout/window", r.Window, 5*time.Second, 10*time.Minute)
-	}
-}

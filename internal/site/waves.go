@@ -3,6 +3,7 @@ package site
 import (
 	"slices"
 	"strings"
+	"time"
 )
 
 // Wave is one step of a rollout.
@@ -15,6 +16,10 @@ type Wave struct {
 	MaxUnavailable int
 	// Reason says why they stand together.
 	Reason string
+	// Soak is how long the wave is watched before the next one begins.
+	Soak time.Duration
+	// Budgets are how many nodes of a role change at once, for the roles in the wave that have one.
+	Budgets map[string]int
 }
 
 // Waves returns the order in which nodes change; only limits it to some nodes, nil means all. Pre-production is the canary.
@@ -37,6 +42,7 @@ func (s *Site) Waves(only []string) []Wave {
 		if len(w.Nodes) > 0 {
 			w.Number = len(out) + 1
 			w.MaxUnavailable = min(s.Rollout.MaxUnavailable, len(w.Nodes))
+			w.Soak, w.Budgets = s.Rollout.Soak, s.budgets(w.Nodes)
 			out = append(out, w)
 		}
 	}

@@ -39,7 +39,8 @@ func (r *Rollouts) Deliver(ctx context.Context, operator, reason string) (id str
 	}
 	h := header{
 		ID: newID(number), Revision: current, State: v1.RolloutState_ROLLOUT_STATE_RUNNING, Waves: wavesFrom(to.view.Waves(to.nodes)),
-		Started: r.cfg.Clock.Now().UTC(), Operator: operator, Surveyed: true, Delivery: &delivery{Reasons: []string{clip(reason)}},
+		HaltAfter: uint32(to.view.HaltAfter),
+		Started:   r.cfg.Clock.Now().UTC(), Operator: operator, Surveyed: true, Delivery: &delivery{Reasons: []string{clip(reason)}},
 	}
 	if err := r.writeNew(ctx, h, freshNodes(h)); err != nil {
 		return "", errs.Wrap("store rollout", err)

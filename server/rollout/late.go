@@ -18,6 +18,14 @@ func (x *run) linger(ctx context.Context) (more bool, err error) {
 		if err := x.checkStop(ctx); err != nil || x.stop != 0 {
 			return false, err
 		}
+		if x.paused {
+			x.r.await(ctx, 0)
+			if err := ctx.Err(); err != nil {
+				return false, err
+			}
+			deadline = time.Now().Add(x.r.times.Patience)
+			continue
+		}
 		widen, narrow, hopeful, err := x.late(ctx)
 		if err != nil {
 			return false, err
@@ -191,7 +199,7 @@ func (c *reconciler) behind(ctx context.Context, last header, view *View) ([]str
 	for _, name := range view.Order {
 		node := look.seen[name]
 		session, live := c.r.sessionOf(name)
-		if node == nil || !live {
+		if node == nil || !live || node.Held() != "" {
 			continue
 		}
 		if len(last.Scope) > 0 && !slices.Contains(last.Scope, name) && (everKept(node) || node.State.M.GetSpecDigest() != "") {

@@ -50,7 +50,7 @@ func (x *run) unanswered(ctx context.Context, w *work, e *taskError) error {
 	x.r.endDrive(w.ref.ID)
 	switch errs.Code(e.Code) {
 	case errs.Invalid, errs.Denied:
-		x.halt(fmt.Sprintf("%s refuses what it was asked: %s", w.node, e.Message))
+		x.failed(w.node, fmt.Sprintf("%s refuses what it was asked: %s", w.node, e.Message))
 		return x.update(ctx, w.node, func(n *nodeRecord) {
 			n.Task, n.Error, n.State = nil, e, v1.NodeRolloutState_NODE_ROLLOUT_STATE_FAILED
 			n.Message = "refuses what it was asked"
@@ -173,7 +173,7 @@ func (x *run) fail(ctx context.Context, w *work, p *v1.PhaseResult, e *taskError
 			return err
 		}
 	}
-	x.halt(fmt.Sprintf("%s failed on %s: %s", phase, w.node, e.Message))
+	x.failed(w.node, fmt.Sprintf("%s failed on %s: %s", phase, w.node, e.Message))
 	x.r.audit(ctx, "commit.failed", "commit/"+w.ref.ID, w.node, string(errs.RolledBack), phase+": "+e.Message)
 	return x.update(ctx, w.node, func(n *nodeRecord) {
 		n.Task, n.Error, n.State = nil, e, v1.NodeRolloutState_NODE_ROLLOUT_STATE_FAILED
@@ -210,7 +210,7 @@ func (x *run) knownBad(node *fleet.Node, pass v1.Pass) *fleet.KnownBad {
 
 // refuseKnownBad ends the rollout as it ended when the content failed: those that come after would meet the same.
 func (x *run) refuseKnownBad(ctx context.Context, name string, bad *fleet.KnownBad) error {
-	x.halt(fmt.Sprintf("%s of this content failed on %s before: %s", bad.Phase, name, bad.Reason))
+	x.failed(name, fmt.Sprintf("%s of this content failed on %s before: %s", bad.Phase, name, bad.Reason))
 	return x.update(ctx, name, func(n *nodeRecord) {
 		n.State = v1.NodeRolloutState_NODE_ROLLOUT_STATE_FAILED
 		n.Message = "this content failed before and is not sent again until infractl node clear " + name

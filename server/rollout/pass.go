@@ -13,6 +13,8 @@ type group struct {
 	nodes []string
 	// limit is how many of them change at once.
 	limit int
+	// budgets are how many of a role change at once, here and elsewhere.
+	budgets map[string]uint32
 }
 
 // choice says what happens with a node now.
@@ -46,13 +48,13 @@ func (x *run) pass(ctx context.Context, pass v1.Pass, groups []group) error {
 		}
 		var next time.Time
 		held := false
-		if x.stop == 0 {
+		if x.stop == 0 && !x.paused {
 			var err error
 			if held, next, err = x.begin(ctx, pass, groups, total); err != nil {
 				return x.abandon(err)
 			}
 		}
-		if len(x.active) == 0 && (!held || x.stop != 0) {
+		if len(x.active) == 0 && (!held && !x.paused || x.stop != 0) {
 			return ctx.Err()
 		}
 		if err := x.next(ctx, next); err != nil {
@@ -107,7 +109,7 @@ func (x *run) begin(ctx context.Context, pass v1.Pass, groups []group, total int
 			if n == nil || x.active[name] != nil {
 				continue
 			}
-			if busy >= g.limit || len(x.active) >= total {
+			if busy >= g.limit || len(x.active) >= total || x.spent(g, name) {
 				held = held || x.todo(n, pass)
 				continue
 			}
@@ -142,6 +144,22 @@ func (x *run) begin(ctx context.Context, pass v1.Pass, groups []group, total int
 	return held, next, nil
 }
 
+// spent reports whether as many nodes of a node's role are at work as may be.
+func (x *run) spent(g group, name string) bool {
+	role := x.view.Nodes[name].Role
+	most, ok := g.budgets[role]
+	if !ok {
+		return false
+	}
+	at := uint32(0)
+	for other := range x.active {
+		if x.view.Nodes[other].Role == role {
+			at++
+		}
+	}
+	return at >= most
+}
+
 // choose says what happens with a node that is not at work.
 func (x *run) choose(ctx context.Context, look *lookup, n *nodeRecord, pass v1.Pass) (choice, error) {
 	const waiting = v1.NodeRolloutState_NODE_ROLLOUT_STATE_WAITING
@@ -167,11 +185,16 @@ func (x *run) choose(ctx context.Context, look *lookup, n *nodeRecord, pass v1.P
 		x.say(n.Node, waiting, "offline; it is taken up when it connects")
 		return choice{do: skip}, nil
 	}
+	if why := node.Held(); why != "" {
+		x.say(n.Node, waiting, why)
+		return choice{do: skip}, nil
+	}
 	if bad := x.knownBad(node, pass); bad != nil {
 		return choice{do: skip}, x.refuseKnownBad(ctx, n.Node, bad)
 	}
 	now := x.r.cfg.Clock.Now()
-	if n.RetryAt.After(now) {
+	// A time that is further away was made by a clock that has been put back since.
+	if wait := n.RetryAt.Sub(now); wait > 0 && wait <= 2*x.r.times.BackoffMax {
 		return choice{do: hold, at: time.Now().Add(n.RetryAt.Sub(now))}, nil
 	}
 	if because, ok := x.locks.mayChange(n.Node, x.view.Nodes[n.Node].Critical); !ok {

@@ -1,8 +1,10 @@
 package rollout
 
 import (
+	"strings"
 	"time"
 
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/infractl/infractl/internal/site"
@@ -43,6 +45,13 @@ type header struct {
 	Surveyed bool `json:"surveyed,omitempty"`
 	// CancelBy is who canceled it, empty for nobody.
 	CancelBy string `json:"cancel_by,omitempty"`
+	// PausedBy is who paused it, empty while it may go on.
+	PausedBy string `json:"paused_by,omitempty"`
+	// HaltAfter is how many nodes may fail before it halts; 0 means 1.
+	HaltAfter uint32 `json:"halt_after,omitempty"`
+	// Soaked is the last wave that was watched, SoakUntil when the watch over the next one ends; zero before it begins.
+	Soaked    uint32    `json:"soaked,omitempty"`
+	SoakUntil time.Time `json:"soak_until"`
 	// Delivery is set for a rollout that brings changed resources.
 	Delivery *delivery `json:"delivery,omitempty"`
 }
@@ -52,13 +61,21 @@ type wave struct {
 	Nodes          []string `json:"nodes"`
 	MaxUnavailable uint32   `json:"max_unavailable"`
 	Reason         string   `json:"reason,omitempty"`
+	// Soak is how long it is watched, Budgets how many nodes of a role change at once.
+	Soak    time.Duration     `json:"soak,omitempty"`
+	Budgets map[string]uint32 `json:"budgets,omitempty"`
 }
 
 func wavesFrom(list []site.Wave) []wave {
 	out := make([]wave, 0, len(list))
 	for i, w := range list {
+		budgets := make(map[string]uint32, len(w.Budgets))
+		for role, most := range w.Budgets {
+			budgets[role] = uint32(max(1, most))
+		}
 		out = append(out, wave{
 			Number: uint32(i + 1), Nodes: w.Nodes, MaxUnavailable: uint32(max(1, w.MaxUnavailable)), Reason: w.Reason,
+			Soak: w.Soak, Budgets: budgets,
 		})
 	}
 	return out
@@ -80,8 +97,13 @@ type nodeRecord struct {
 	// Laggards are those that it was narrowed with.
 	Laggards []string `json:"laggards,omitempty"`
 	// Attempts counts tries of the present pass; Tasks counts all, for ids.
-	Attempts uint32    `json:"attempts,omitempty"`
-	Tasks    uint32    `json:"tasks,omitempty"`
+	Attempts uint32 `json:"attempts,omitempty"`
+	Tasks    uint32 `json:"tasks,omitempty"`
+	// Retried is what Tasks was when the rollout was last retried.
+	Retried uint32 `json:"retried,omitempty"`
+	// Picture identifies what differed from its wish when its soak began, Unsteady what went wrong in it.
+	Picture  string    `json:"picture,omitempty"`
+	Unsteady string    `json:"unsteady,omitempty"`
 	RetryAt  time.Time `json:"retry_at"`
 	// Task is the task under way.
 	Task *taskRef `json:"task,omitempty"`
@@ -197,12 +219,20 @@ func nodeName(rollout, node string) string { return rollout + "/" + node }
 func (h *header) toProto(nodes []*nodeRecord) *v1.Rollout {
 	out := &v1.Rollout{
 		Id: h.ID, Revision: h.Revision, State: h.State, Started: timestamppb.New(h.Started), Operator: h.Operator, Reason: h.Reason,
+		Message: h.message(),
+	}
+	if h.State == v1.RolloutState_ROLLOUT_STATE_RUNNING && h.PausedBy != "" {
+		out.State = v1.RolloutState_ROLLOUT_STATE_PAUSED
 	}
 	if !h.Ended.IsZero() {
 		out.Ended = timestamppb.New(h.Ended)
 	}
 	for _, w := range h.Waves {
-		out.Waves = append(out.Waves, &v1.Wave{Number: w.Number, Nodes: w.Nodes, MaxUnavailable: w.MaxUnavailable, Reason: w.Reason})
+		pw := &v1.Wave{Number: w.Number, Nodes: w.Nodes, MaxUnavailable: w.MaxUnavailable, Reason: w.Reason, Budgets: w.Budgets}
+		if w.Soak > 0 {
+			pw.Soak = durationpb.New(w.Soak)
+		}
+		out.Waves = append(out.Waves, pw)
 	}
 	for _, n := range nodes {
 		out.Nodes = append(out.Nodes, &v1.NodeRollout{
@@ -211,4 +241,25 @@ func (h *header) toProto(nodes []*nodeRecord) *v1.Rollout {
 		})
 	}
 	return out
+}
+
+// message says what a rollout brings, and what it waits for.
+func (h *header) message() string {
+	var parts []string
+	if d := h.Delivery; d != nil {
+		parts = append(parts, "delivers "+strings.Join(d.Reasons, ", "))
+		if !d.Begun && h.State == v1.RolloutState_ROLLOUT_STATE_RUNNING {
+			parts = append(parts, "waits for the rollout before it")
+		}
+	}
+	if h.State != v1.RolloutState_ROLLOUT_STATE_RUNNING {
+		return strings.Join(parts, "; ")
+	}
+	if h.PausedBy != "" {
+		parts = append(parts, "paused by "+h.PausedBy)
+	}
+	if !h.SoakUntil.IsZero() {
+		parts = append(parts, "the wave soaks until "+h.SoakUntil.Format(time.TimeOnly)+" UTC")
+	}
+	return strings.Join(parts, "; ")
 }

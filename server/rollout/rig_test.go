@@ -23,7 +23,7 @@ var times = rollout.Times{
 	Survey: time.Second, Patience: 150 * time.Millisecond, ConfirmWait: 100 * time.Millisecond, ProbeRetry: 5 * time.Millisecond,
 	OperatorRetry: 20 * time.Millisecond, ProbeTimeout: 100 * time.Millisecond, BackoffMin: 5 * time.Millisecond,
 	BackoffMax: 40 * time.Millisecond, Grace: 100 * time.Millisecond, TaskStart: time.Second, TaskLife: 20 * time.Second,
-	Coalesce: time.Millisecond, Settle: 10 * time.Millisecond, LateRetry: time.Hour, Lease: 300 * time.Millisecond,
+	Coalesce: time.Millisecond, Settle: 10 * time.Millisecond, LateRetry: time.Hour, Lease: 300 * time.Millisecond, SoakLook: 2 * time.Millisecond,
 }
 
 type tester interface {

@@ -87,6 +87,8 @@ type Times struct {
 	// Settle is how long the fleet must be quiet before late nodes get their wave [500 ms]; LateRetry is when a late node is
 	// tried again although nothing changed [5 min].
 	Settle, LateRetry time.Duration
+	// SoakLook is the pause between two looks at a wave that soaks [1 s].
+	SoakLook time.Duration
 	// Lease is the life of the leader's lease [15 s].
 	Lease time.Duration
 }
@@ -108,6 +110,7 @@ func (t Times) withDefaults() Times {
 		{&t.BackoffMin, time.Second}, {&t.BackoffMax, 30 * time.Second}, {&t.Grace, 10 * time.Second},
 		{&t.TaskStart, 30 * time.Second}, {&t.TaskLife, 30 * time.Minute}, {&t.Coalesce, 50 * time.Millisecond},
 		{&t.Settle, 500 * time.Millisecond}, {&t.LateRetry, 5 * time.Minute}, {&t.Lease, 15 * time.Second},
+		{&t.SoakLook, time.Second},
 	} {
 		if *d.field == 0 {
 			*d.field = d.value

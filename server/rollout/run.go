@@ -38,6 +38,8 @@ type run struct {
 	alone map[string]bool
 	// stop is how the rollout must end; unspecified while it goes on.
 	stop v1.RolloutState
+	// paused says that no further node begins.
+	paused bool
 }
 
 // known is what is known of a node of the site, whether it is in the rollout or not.
@@ -116,10 +118,14 @@ func (x *run) drive(ctx context.Context) error {
 func (x *run) passes(ctx context.Context) error {
 	groups := make([]group, 0, len(x.h.Waves))
 	for _, w := range x.h.Waves {
-		groups = append(groups, group{nodes: w.Nodes, limit: int(w.MaxUnavailable)})
+		groups = append(groups, group{nodes: w.Nodes, limit: int(w.MaxUnavailable), budgets: w.Budgets})
 	}
-	for _, g := range groups {
+	waves := slices.Clone(x.h.Waves)
+	for i, g := range groups {
 		if err := x.pass(ctx, v1.Pass_PASS_WIDEN, []group{g}); err != nil {
+			return err
+		}
+		if err := x.soak(ctx, waves[i]); err != nil {
 			return err
 		}
 	}
@@ -174,7 +180,7 @@ func (x *run) laggards() []string {
 // todo reports whether a node still has the pass before it.
 func (x *run) todo(n *nodeRecord, pass v1.Pass) bool {
 	vn, ok := x.view.Nodes[n.Node]
-	if !ok || n.State == v1.NodeRolloutState_NODE_ROLLOUT_STATE_FAILED || n.Attempts >= maxAttempts || n.Tasks >= maxTasks {
+	if !ok || n.State == v1.NodeRolloutState_NODE_ROLLOUT_STATE_FAILED || n.Attempts >= maxAttempts || n.Tasks-n.Retried >= maxTasks {
 		return false
 	}
 	if pass == v1.Pass_PASS_WIDEN {
@@ -197,6 +203,7 @@ func (x *run) caughtUp(then []string) bool {
 
 // checkStop looks whether the rollout may go on.
 func (x *run) checkStop(ctx context.Context) error {
+	x.failedBefore()
 	if x.stop != 0 {
 		return nil
 	}
@@ -213,6 +220,7 @@ func (x *run) checkStop(ctx context.Context) error {
 	if err != nil {
 		return errs.Wrap("read rollout", err)
 	}
+	x.setPaused(own.Value.PausedBy)
 	if own.Value.CancelBy != "" {
 		x.stop = v1.RolloutState_ROLLOUT_STATE_CANCELED
 		x.setReason("canceled by " + own.Value.CancelBy)
@@ -232,6 +240,21 @@ func (x *run) halt(reason string) {
 	if x.stop == 0 || x.stop == v1.RolloutState_ROLLOUT_STATE_SUPERSEDED || x.stop == v1.RolloutState_ROLLOUT_STATE_CANCELED {
 		x.stop = v1.RolloutState_ROLLOUT_STATE_HALTED
 		x.setReason(reason)
+	}
+}
+
+// setPaused takes in who paused the rollout. Patience for witnesses begins anew after a pause.
+func (x *run) setPaused(by string) {
+	if x.paused && by == "" {
+		clear(x.waits)
+	}
+	x.paused = by != ""
+	x.mu.Lock()
+	changed := x.h.PausedBy != by
+	x.h.PausedBy = by
+	x.mu.Unlock()
+	if changed {
+		x.r.publish(x.id)
 	}
 }
 
@@ -326,12 +349,14 @@ func (x *run) verdict() (v1.RolloutState, string) {
 	if x.stop != 0 {
 		return x.stop, x.h.Reason
 	}
-	var missing, degraded []string
+	var missing, degraded, failed []string
 	for _, name := range x.order {
 		switch n := x.nodes[name]; n.State {
 		case v1.NodeRolloutState_NODE_ROLLOUT_STATE_DONE:
 		case v1.NodeRolloutState_NODE_ROLLOUT_STATE_DEGRADED:
 			degraded = append(degraded, name)
+		case v1.NodeRolloutState_NODE_ROLLOUT_STATE_FAILED:
+			failed = append(failed, name)
 		default:
 			missing = append(missing, name)
 		}
@@ -339,6 +364,9 @@ func (x *run) verdict() (v1.RolloutState, string) {
 	var reasons []string
 	if len(missing) > 0 {
 		reasons = append(reasons, fmt.Sprintf("not done: %s; they are taken up by themselves when they can be", strings.Join(missing, ", ")))
+	}
+	if len(failed) > 0 {
+		reasons = append(reasons, "failed on "+strings.Join(failed, ", "))
 	}
 	if len(degraded) > 0 {
 		reasons = append(reasons, "services failed on "+strings.Join(degraded, ", "))

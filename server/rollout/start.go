@@ -56,7 +56,7 @@ func (r *Rollouts) Start(ctx context.Context, req StartRequest) (*v1.Rollout, er
 	}
 	h := header{
 		ID: newID(number), Revision: req.Revision, State: v1.RolloutState_ROLLOUT_STATE_RUNNING,
-		Waves: wavesFrom(view.Waves(only)), Scope: only, Started: r.cfg.Clock.Now().UTC(), Operator: req.Operator,
+		Waves: wavesFrom(view.Waves(only)), HaltAfter: uint32(view.HaltAfter), Scope: only, Started: r.cfg.Clock.Now().UTC(), Operator: req.Operator,
 		AtConsole: req.AtConsole, Automatic: req.automatic,
 	}
 	if req.automatic {
@@ -142,27 +142,6 @@ func (r *Rollouts) newest(ctx context.Context) (h header, ok bool, err error) {
 		return header{}, false, errs.Wrap("read newest rollout", err)
 	}
 	return items[0].Value, true, nil
-}
-
-// Cancel stops a rollout before its next node; what is confirmed stays. NotFound for an unknown one, Precondition for one
-// that has ended.
-func (r *Rollouts) Cancel(ctx context.Context, id, operator string) error {
-	h, err := r.header(ctx, id)
-	if err != nil {
-		return err
-	}
-	_, err = r.headers.Update(ctx, h.ID, func(h *header) error {
-		if h.State != v1.RolloutState_ROLLOUT_STATE_RUNNING {
-			return errs.New(errs.Precondition, "rollout %s has ended", h.ID)
-		}
-		h.CancelBy = operator
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	r.nudge()
-	return nil
 }
 
 func (r *Rollouts) header(ctx context.Context, id string) (header, error) {

@@ -24,6 +24,8 @@ type View struct {
 	Revision, Resources uint64
 	// Window is the time that a commit has to be confirmed.
 	Window time.Duration
+	// HaltAfter is how many nodes may fail before a rollout halts.
+	HaltAfter int
 	// Order are the names of the nodes.
 	Order []string
 	// Nodes are by name.
@@ -42,6 +44,8 @@ type ViewNode struct {
 	Spec    *v1.HostSpec
 	Content []byte
 	Digest  string
+	// Role is what the node is; budgets are by role.
+	Role string
 	// Address is where other nodes find it.
 	Address netip.Addr
 	// Critical says that never two such nodes change at once: router, relay, supervision, the server's own.
@@ -67,7 +71,7 @@ func (r revisions) View(ctx context.Context, number uint64) (*View, error) {
 func ViewOf(d *revision.Derived) *View {
 	s := d.Site
 	v := &View{
-		Revision: d.Revision, Resources: d.Resources, Window: s.Rollout.Window, Order: s.NodeNames(),
+		Revision: d.Revision, Resources: d.Resources, Window: s.Rollout.Window, HaltAfter: s.Rollout.HaltAfter, Order: s.NodeNames(),
 		Nodes: make(map[string]ViewNode, len(s.Nodes)), Waves: s.Waves, NotManaged: s.NotManaged,
 	}
 	if n := s.ServerNode(); n != nil {
@@ -78,7 +82,7 @@ func ViewOf(d *revision.Derived) *View {
 		spec := d.Specs[n.Name]
 		v.Nodes[n.Name] = ViewNode{
 			Spec: spec.Spec, Content: spec.Content, Digest: spec.Digest,
-			Address: n.MainAddress(), Critical: critical(s, n), Witnesses: s.Witnesses(n.Name),
+			Role: n.Role, Address: n.MainAddress(), Critical: critical(s, n), Witnesses: s.Witnesses(n.Name),
 		}
 	}
 	return v

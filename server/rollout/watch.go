@@ -125,7 +125,7 @@ func (r *Rollouts) Watch(ctx context.Context, req WatchRequest, send func(*v1.Wa
 			}
 		}
 		last = now
-		if now.GetState() != v1.RolloutState_ROLLOUT_STATE_RUNNING {
+		if Ended(now.GetState()) {
 			return nil
 		}
 		if !pause(ctx, r.times.Coalesce) {

@@ -20,8 +20,11 @@ func (h *Hub) work(a *agent, msg *v1.Task) *v1.TaskResult {
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		var changes []*v1.Change
-		if a.drift || a.state.GetNarrowedDigest() != w.Plan.GetSpecDigest() {
-			changes = []*v1.Change{{Provider: "firewall", Subject: "rules", Risk: v1.Risk_RISK_LOCKOUT}}
+		if a.drift {
+			changes = append(changes, &v1.Change{Provider: "timesync", Subject: "chrony", Risk: v1.Risk_RISK_RESTART})
+		}
+		if a.state.GetNarrowedDigest() != w.Plan.GetSpecDigest() {
+			changes = append(changes, &v1.Change{Provider: "firewall", Subject: "rules", Risk: v1.Risk_RISK_LOCKOUT})
 		}
 		return &v1.TaskResult{Outcome: &v1.TaskResult_Plan{Plan: &v1.PlanResult{Changes: changes}}}
 	case *v1.Task_Apply:

@@ -26,6 +26,8 @@ const (
 type Member struct {
 	Name     string
 	Critical bool
+	// Role is as in a site; budgets are by role.
+	Role string
 	// Witnesses are as in a site; Login and ToServer make them.
 	Witnesses []site.Witness
 }
@@ -49,6 +51,8 @@ type Plan struct {
 	Members []Member
 	Waves   []site.Wave
 	Window  time.Duration
+	// HaltAfter is as in a site.
+	HaltAfter int
 	// Content is what differs between revisions, by node; the same content has the same digest.
 	Content map[string]string
 }
@@ -59,7 +63,7 @@ func Address(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, byte(i >>
 // View makes the view of a revision.
 func (p Plan) View(revision, resources uint64) *rollout.View {
 	v := &rollout.View{
-		Revision: revision, Resources: resources, Window: p.Window, Nodes: map[string]rollout.ViewNode{},
+		Revision: revision, Resources: resources, Window: p.Window, HaltAfter: p.HaltAfter, Nodes: map[string]rollout.ViewNode{},
 		Waves: func(only []string) []site.Wave {
 			var out []site.Wave
 			for _, w := range p.Waves {
@@ -98,7 +102,7 @@ func (p Plan) View(revision, resources uint64) *rollout.View {
 		}
 		v.Order = append(v.Order, m.Name)
 		v.Nodes[m.Name] = rollout.ViewNode{
-			Spec: spec, Content: content, Digest: digest, Address: Address(i), Critical: m.Critical, Witnesses: m.Witnesses,
+			Spec: spec, Content: content, Digest: digest, Address: Address(i), Role: m.Role, Critical: m.Critical, Witnesses: m.Witnesses,
 		}
 	}
 	return v

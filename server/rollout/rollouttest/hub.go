@@ -132,6 +132,23 @@ func (h *Hub) Drift(name string) {
 	h.agents[name].drift = true
 }
 
+// Degrade makes a service of a host fail by itself, and the agent report it.
+func (h *Hub) Degrade(name string) {
+	h.mu.Lock()
+	a := h.agents[name]
+	a.state.Degraded = []string{"a container does not stay up"}
+	state := proto.Clone(a.state).(*v1.HostState)
+	h.mu.Unlock()
+	_, err := h.fleet.UpdateNode(context.Background(), name, func(n *fleet.Node) error {
+		n.State.M = state
+		return nil
+	})
+	if err != nil {
+		panic(err) // the store is in memory
+	}
+	h.publish(session.NodeEvent{Node: name})
+}
+
 // Hold makes an agent stop in its next apply until the returned function is called.
 func (h *Hub) Hold(name string) (release func()) {
 	h.mu.Lock()
