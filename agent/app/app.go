@@ -17,6 +17,7 @@ import (
 	"github.com/infractl/infractl/agent/enrol"
 	"github.com/infractl/infractl/agent/facts"
 	"github.com/infractl/infractl/agent/host"
+	"github.com/infractl/infractl/agent/metrics"
 	"github.com/infractl/infractl/agent/probe"
 	"github.com/infractl/infractl/agent/session"
 	"github.com/infractl/infractl/internal/clock"
@@ -71,6 +72,7 @@ type App struct {
 	providers *Providers
 	facts     *facts.Reader
 	registry  *prometheus.Registry
+	metrics   *metrics.Service // nil on a probe
 
 	mu   sync.Mutex
 	live *session.Session
@@ -122,6 +124,9 @@ func New(cfg Config) (*App, error) {
 		if a.engine, err = a.newEngine(); err != nil {
 			return nil, err
 		}
+		if a.metrics, err = a.newMetrics(); err != nil {
+			return nil, err
+		}
 	}
 	a.facts = facts.New(reader)
 	return a, nil
@@ -166,6 +171,7 @@ func (a *App) warnings(ctx context.Context) []string {
 	if a.providers.System != nil {
 		list = append(list, a.providers.System.Warnings(a.engine.Spec().GetSystem())...)
 	}
+	list = append(list, a.metrics.Warnings()...)
 	return list
 }
 
@@ -186,6 +192,7 @@ func (a *App) Run(ctx context.Context) error {
 		}
 		a.repair(ctx)
 		go a.upkeep(ctx)
+		go a.metrics.Run(ctx)
 		go a.watchLogins(ctx)
 		if a.providers.SSH != nil {
 			go a.providers.SSH.Warm(ctx)
@@ -265,10 +272,18 @@ func (a *App) session(ctx context.Context) error {
 		Version: version.String(), BootID: facts.BootID(a.host), Registerer: a.registry, Changed: a.changed, Backoff: a.cfg.Backoff}
 	if a.engine != nil {
 		cfg.Engine = engineAdapter{a.engine}
+		cfg.Usage = a.metrics.Usage().Measure
+	}
+	if a.providers.Stacks != nil {
+		cfg.Stacks = a.providers.Stacks
 	}
 	s, err := session.New(ctx, cfg)
 	if err != nil {
 		return err
+	}
+	if a.providers.Stacks != nil {
+		a.providers.Stacks.fetcher.set(s)
+		defer a.providers.Stacks.fetcher.set(nil)
 	}
 	prober.Prober = probe.New(probe.Config{Key: witnessKey(witness), TLS: s.TLS})
 	a.mu.Lock()

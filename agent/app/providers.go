@@ -8,6 +8,7 @@ import (
 	"github.com/infractl/infractl/agent/host"
 	"github.com/infractl/infractl/agent/provider"
 	"github.com/infractl/infractl/agent/provider/accounts"
+	"github.com/infractl/infractl/agent/provider/containers"
 	"github.com/infractl/infractl/agent/provider/firewall"
 	"github.com/infractl/infractl/agent/provider/packages"
 	"github.com/infractl/infractl/agent/provider/sshd"
@@ -26,6 +27,8 @@ type Providers struct {
 	System *system.Provider
 	// SSH tells where the SSH server listens; nil where nothing is managed.
 	SSH *sshd.Provider
+	// Stacks are the container stacks; nil where nothing is managed.
+	Stacks *Stacks
 }
 
 // Firewall is what the agent needs of the firewall beside commits.
@@ -41,7 +44,9 @@ func NewProviders(h *host.Host, log hclog.Logger) *Providers {
 	fw := firewall.New(firewall.Config{Host: h, Log: log.Named("firewall")})
 	ssh := sshd.New(sshd.Config{Host: h, Log: log.Named("sshd")})
 	sys := system.New(system.Config{Host: h, Log: log.Named("system")})
+	stacks := newStacks(h, log)
 	return &Providers{
+		Stacks: stacks,
 		Bound: []provider.Bound{
 			provider.Bind(packages.New(packages.Config{Host: h, Log: log.Named("packages")}),
 				func(s *v1.HostSpec) (*v1.PackagesSpec, bool) { return s.GetPackages(), s.GetPackages() != nil }, packages.Stages()...),
@@ -56,6 +61,9 @@ func NewProviders(h *host.Host, log hclog.Logger) *Providers {
 				provider.Widening, provider.Narrowing),
 			provider.Bind(ssh,
 				func(s *v1.HostSpec) (*v1.SshdSpec, bool) { return s.GetSshd(), s.GetSshd() != nil }, sshd.Stages()...),
+			provider.Bind(stacks.Provider,
+				func(s *v1.HostSpec) (*v1.ContainersSpec, bool) { return s.GetContainers(), s.GetContainers() != nil },
+				containers.Stages()...),
 		},
 		Firewall: fw,
 		System:   sys,

@@ -31,6 +31,7 @@ func (a *App) upkeep(ctx context.Context) {
 			a.log.Error("a commit that is over is not finished; tried again", "error", err)
 		}
 		a.repair(ctx)
+		a.keepStacks(ctx)
 		if time.Now().Before(nextDrift) {
 			continue
 		}

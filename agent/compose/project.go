@@ -176,7 +176,9 @@ func (p *project) mounted(req *wire.Request, all *types.Project, s *types.Servic
 	left := int64(maxMounted)
 	for _, file := range req.Files {
 		name := filepath.Join(req.Dir, file)
-		if !slices.ContainsFunc(sources, func(s string) bool { return s != "" && (s == name || strings.HasPrefix(name, strings.TrimSuffix(s, "/")+"/")) }) {
+		if !slices.ContainsFunc(sources, func(s string) bool {
+			return s != "" && (s == name || strings.HasPrefix(name, strings.TrimSuffix(s, "/")+"/"))
+		}) {
 			continue
 		}
 		data, err := os.ReadFile(name)

@@ -180,12 +180,13 @@ func (a *apply) widen(ctx context.Context) {
 	if !a.plain(ctx, v1.Phase_PHASE_ADDITIONS, provider.Additions) {
 		return
 	}
+	unstaged := a.stage(ctx)
 	if !a.commit(ctx, v1.Phase_PHASE_WIDENING, provider.Widening) {
 		return
 	}
 	a.update(func(s *v1.HostState) { s.WidenedDigest = a.task.GetSpecDigest() })
 	// A failure here is reported; it never undoes a confirmed commit.
-	ok := a.plain(ctx, v1.Phase_PHASE_SERVICES, provider.Services)
+	ok := a.services(ctx, unstaged)
 	if a.cut {
 		return
 	}
@@ -199,10 +200,7 @@ func (a *apply) widen(ctx context.Context) {
 
 // plain makes a phase that is no commit and reports whether it went well. A failing step is rolled back by itself.
 func (a *apply) plain(ctx context.Context, phase v1.Phase, stage provider.Stage) bool {
-	failure := v1.PhaseOutcome_PHASE_OUTCOME_FAILED
-	if stage == provider.Services {
-		failure = v1.PhaseOutcome_PHASE_OUTCOME_DEGRADED
-	}
+	const failure = v1.PhaseOutcome_PHASE_OUTCOME_FAILED
 	started := a.clock.Now()
 	steps, err := a.plan(ctx, a.spec, stage, nil)
 	if err != nil {
@@ -213,7 +211,7 @@ func (a *apply) plain(ctx context.Context, phase v1.Phase, stage provider.Stage)
 		a.add(phase, v1.PhaseOutcome_PHASE_OUTCOME_IN_SYNC, nil, started, nil)
 		return true
 	}
-	if err := a.plainSteps(ctx, phase, stage, steps); err != nil {
+	if err := a.plainSteps(ctx, phase, steps); err != nil {
 		a.fail(ctx, phase, failure, steps, started, err)
 		return false
 	}
@@ -221,12 +219,9 @@ func (a *apply) plain(ctx context.Context, phase v1.Phase, stage provider.Stage)
 	return true
 }
 
-// plainSteps makes additions all at once, since none of them touches what another does, and services one after the other.
-func (a *apply) plainSteps(ctx context.Context, phase v1.Phase, stage provider.Stage, steps []provider.Step) error {
+// plainSteps makes the steps all at once, since no addition touches what another does.
+func (a *apply) plainSteps(ctx context.Context, phase v1.Phase, steps []provider.Step) error {
 	var g errgroup.Group
-	if stage != provider.Additions {
-		g.SetLimit(1)
-	}
 	for _, s := range steps {
 		a.progress(phase, s.Name())
 		g.Go(func() error { return errs.Wrap(s.Name(), a.plainStep(ctx, s)) })
@@ -243,8 +238,8 @@ func (a *apply) plainStep(ctx context.Context, s provider.Step) error {
 	if err == nil {
 		err = s.Verify(ctx)
 	}
-	if err == nil {
-		return nil
+	if err == nil || errs.Is(err, errs.RolledBack) { // what failed is back by itself already, and what went well stays
+		return err
 	}
 	if p, ok := a.reverter.providers[s.Name()]; ok {
 		if back := p.Rollback(context.WithoutCancel(ctx), snapshot); back != nil {

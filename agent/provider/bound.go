@@ -27,6 +27,19 @@ type Widener interface {
 	Widened(ctx context.Context) []string
 }
 
+// Stager is what a provider implements that has slow things to fetch: images, values of secrets. It is called before the
+// first commit of an apply and touches nothing that runs. A failure keeps the provider from its own part, and nobody else.
+type Stager[S any] interface {
+	// Stage fetches what a wish needs.
+	Stage(ctx context.Context, spec S) error
+}
+
+// BoundStager is a Stager with its section of the host spec.
+type BoundStager interface {
+	// Stage fetches what the spec needs; nothing when the provider is no Stager or its section is absent.
+	Stage(ctx context.Context, spec *v1.HostSpec) error
+}
+
 // Step is a plan that is ready to be carried out.
 type Step interface {
 	// Name is the provider's name.
@@ -81,6 +94,19 @@ func (b *bound[S]) Widened(ctx context.Context) []string {
 		return w.Widened(ctx)
 	}
 	return nil
+}
+
+// Stage implements BoundStager for providers that are Stagers.
+func (b *bound[S]) Stage(ctx context.Context, spec *v1.HostSpec) error {
+	stager, ok := b.provider.(Stager[S])
+	if !ok {
+		return nil
+	}
+	section, ok := b.section(spec)
+	if !ok {
+		return nil
+	}
+	return stager.Stage(ctx, section)
 }
 
 func (b *bound[S]) Rollback(ctx context.Context, snapshot []byte) error {

@@ -18,6 +18,8 @@ const factsEvery = time.Minute
 type reporter struct {
 	read  func(context.Context) *v1.HostFacts
 	state func() *v1.HostState
+	// containers is how the stacks were at the last look; nil on a host without.
+	containers func() *v1.ContainersReport
 
 	mu         sync.Mutex
 	facts      *v1.HostFacts
@@ -77,6 +79,10 @@ func (r *reporter) full() {
 // next returns the next report, nil when nothing changed.
 func (r *reporter) next() *v1.ConnectRequest {
 	state := r.state()
+	var stacks *v1.ContainersReport
+	if r.containers != nil {
+		stacks = r.containers()
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	report := &v1.Report{}
@@ -86,7 +92,10 @@ func (r *reporter) next() *v1.ConnectRequest {
 	if state != nil && r.changed("state", state) {
 		report.State = state
 	}
-	if report.Facts == nil && report.State == nil {
+	if stacks != nil && r.changed("containers", stacks) {
+		report.Containers = stacks
+	}
+	if report.Facts == nil && report.State == nil && report.Containers == nil {
 		return nil
 	}
 	r.sequence++
