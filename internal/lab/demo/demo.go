@@ -47,6 +47,8 @@ type Site struct {
 	File, Overlay string
 	// InitSeconds is how long "infractl-server init" to a running, answering server took.
 	InitSeconds float64
+	// RecoveryKey is what init printed for the paper.
+	RecoveryKey string
 	opts        Options
 	started     time.Time
 	public      string
@@ -197,6 +199,9 @@ func (s *Site) startServer(ctx context.Context) error {
 	out, err := relay.Must(ctx, "infractl-server", "init", "--site", "projetpro", "--address", "10.0.10.4", "-o", "json")
 	if err != nil {
 		return errs.Wrap("set the server up", err)
+	}
+	if err := s.keepRecoveryKey(out); err != nil {
+		return err
 	}
 	// The machine's first-boot firewall learns the server's ports.
 	if _, err := relay.Must(ctx, "systemctl", "restart", "infractl-firewall.service"); err != nil {
