@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,8 +15,8 @@ import (
 )
 
 func (a *app) nodeCmd() *cobra.Command {
-	return group("node", "List, show, approve, clear, revoke and forget nodes",
-		a.nodeListCmd(), a.nodeShowCmd(), a.nodeApproveCmd(), a.nodeClearCmd(), a.nodeRevokeCmd(), a.nodeForgetCmd())
+	return group("node", "List, show, approve, clear, revoke, forget and resume nodes",
+		a.nodeListCmd(), a.nodeShowCmd(), a.nodeApproveCmd(), a.nodeClearCmd(), a.nodeRevokeCmd(), a.nodeForgetCmd(), a.nodeResumeCmd())
 }
 
 func (a *app) nodeListCmd() *cobra.Command {
@@ -57,10 +58,10 @@ func (a *app) syncWord(n *v1.Node) string {
 		return "widened"
 	case !reached:
 		return "behind"
+	case len(s.GetDegraded()) > 0, slices.ContainsFunc(n.GetContainers().GetStacks(), func(st *v1.StackState) bool { return st.GetProblem() != "" }):
+		return "degraded"
 	case len(s.GetDrift()) > 0:
 		return "drift"
-	case len(s.GetDegraded()) > 0:
-		return "degraded"
 	}
 	return "in sync"
 }

@@ -77,12 +77,20 @@ type Node struct {
 	WitnessKey string             `json:"witness_key,omitempty"`
 	Facts      Msg[*v1.HostFacts] `json:"facts"`
 	State      Msg[*v1.HostState] `json:"state"`
-	KnownBad   []KnownBad         `json:"known_bad,omitempty"`
+	// Containers are those of its stacks.
+	Containers Msg[*v1.ContainersReport] `json:"containers"`
+	// Containers are those of its stacks.
+	Containers Msg[*v1.ContainersReport] `json:"containers"`
+	KnownBad   []KnownBad                `json:"known_bad,omitempty"`
 	// Revoked is when its identity was withdrawn, zero while it is good.
 	Revoked       time.Time `json:"revoked"`
 	RevokedReason string    `json:"revoked_reason,omitempty"`
 	// Alarm is what a person should know of this identity, until the node is cleared.
 	Alarm string `json:"alarm,omitempty"`
+	// Awaited is when the server was restored, until the node is heard; Paused is why nothing is applied to it since (see
+	// Restore.Heard).
+	Awaited time.Time `json:"awaited,omitzero"`
+	Paused  string    `json:"paused,omitempty"`
 }
 
 // IsRevoked reports whether the identity was withdrawn.
@@ -159,7 +167,7 @@ type Enrolment struct {
 	Chain []byte `json:"chain,omitempty"`
 }
 
-// Operator is a person.
+// Operator is a person. Key, serial and NotAfter are empty before the first login.
 type Operator struct {
 	Name     string     `json:"name"`
 	Role     certs.Role `json:"role"`
@@ -168,6 +176,27 @@ type Operator struct {
 	NotAfter time.Time  `json:"not_after"`
 	Created  time.Time  `json:"created"`
 	Revoked  time.Time  `json:"revoked"`
+	// CreatedBy is who added the person, as audit names callers; "" for an older record.
+	CreatedBy string `json:"created_by,omitempty"`
+	// LastSeen is behind by minutes.
+	LastSeen time.Time `json:"last_seen,omitzero"`
+}
+
+// MaxLoginLife is the longest life of an operator's login code.
+const MaxLoginLife = 24 * time.Hour
+
+// LoginCode is an operator's one-use code. Its secret is kept as a hash only.
+type LoginCode struct {
+	ID         string    `json:"id"`
+	SecretHash string    `json:"secret_hash"`
+	Operator   string    `json:"operator"`
+	Created    time.Time `json:"created"`
+	CreatedBy  string    `json:"created_by"`
+	Expires    time.Time `json:"expires"`
+	// KeyHash, Used and Chain are set by the login: the same key gets the same answer again for a while.
+	KeyHash string    `json:"key_hash,omitempty"`
+	Used    time.Time `json:"used,omitzero"`
+	Chain   []byte    `json:"chain,omitempty"`
 }
 
 // Revocation says that a key was withdrawn for good; it stands under the key's hash, so that it holds for every

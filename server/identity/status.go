@@ -107,7 +107,7 @@ func (s *Nodes) message(n fleet.Node) *v1.Node {
 		Name: n.Name, State: v1.NodeState_NODE_STATE_OFFLINE, Address: n.Address, AgentVersion: n.AgentVersion,
 		LastSeen: stamp(seen), CertificateNotAfter: stamp(n.NotAfter), Skew: durationpb.New(skew), HostState: n.State.M,
 		Facts: n.Facts.M, Fingerprint: n.Fingerprint.M, Serial: n.Serial, JoinCounter: n.JoinCounter, BootId: n.BootID,
-		Message: n.Alarm, Enrolled: stamp(n.Enrolled),
+		Message: n.Alarm, Enrolled: stamp(n.Enrolled), Containers: n.Containers.M,
 	}
 	for _, b := range n.KnownBad {
 		m.KnownBad = append(m.KnownBad, &v1.KnownBad{Hash: b.Hash, Phase: b.Phase, Reason: b.Reason, Time: stamp(b.Time),
@@ -116,6 +116,7 @@ func (s *Nodes) message(n fleet.Node) *v1.Node {
 	if _, live := s.cfg.Hub.Live(n.Name); live {
 		m.State = v1.NodeState_NODE_STATE_ONLINE
 	}
+	restoredState(m, n)
 	if n.IsRevoked() {
 		m.State, m.Message = v1.NodeState_NODE_STATE_REVOKED, strings.TrimSuffix("revoked: "+n.RevokedReason, ": ")
 	}
@@ -200,6 +201,10 @@ func (s *Nodes) findings(nodes []*v1.Node, now time.Time) []*v1.Finding {
 				since = "away since " + n.GetLastSeen().AsTime().Format(time.RFC3339)
 			}
 			add(bad, n, "look at the machine: journalctl -u infractl-agent", "%s", since)
+		case v1.NodeState_NODE_STATE_AWAITING_RECONNECT:
+			add(bad, n, "look at the machine: journalctl -u infractl-agent", "was not heard since the server was restored; nothing is applied to it")
+		case v1.NodeState_NODE_STATE_CONFLICT_PAUSED:
+			add(bad, n, "apply the newest site file (infractl apply), then: infractl node resume "+name, "%s", n.GetMessage())
 		case v1.NodeState_NODE_STATE_PENDING:
 			add(warn, n, "infractl node approve "+n.GetEnrolmentId(), "a machine at %s waits: %s", n.GetAddress(), n.GetMessage())
 			continue
@@ -209,7 +214,7 @@ func (s *Nodes) findings(nodes []*v1.Node, now time.Time) []*v1.Finding {
 		case v1.NodeState_NODE_STATE_REVOKED:
 			continue
 		}
-		if n.GetMessage() != "" {
+		if n.GetMessage() != "" && n.GetState() != v1.NodeState_NODE_STATE_CONFLICT_PAUSED {
 			add(bad, n, "infractl node clear "+name, "%s", n.GetMessage())
 		}
 		if skew := n.GetSkew().AsDuration(); skew.Abs() > largeSkew {
@@ -228,6 +233,11 @@ func (s *Nodes) findings(nodes []*v1.Node, now time.Time) []*v1.Finding {
 		}
 		for _, line := range n.GetHostState().GetDegraded() {
 			add(bad, n, "mend it there, then: infractl apply", "degraded: %s", line)
+		}
+		for _, st := range n.GetContainers().GetStacks() {
+			if st.GetProblem() != "" && !slices.ContainsFunc(n.GetHostState().GetDegraded(), func(l string) bool { return strings.Contains(l, "stack "+st.GetName()) }) {
+				add(bad, n, "infractl logs "+name+" --stack "+st.GetName(), "stack %s is degraded: %s", st.GetName(), st.GetProblem())
+			}
 		}
 		warnings := n.GetFacts().GetWarnings()
 		for i, line := range warnings {

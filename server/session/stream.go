@@ -69,17 +69,29 @@ func (c *conn) write(stream grpc.BidiStreamingServer[v1.ConnectRequest, v1.Conne
 
 // report puts what changed into the node's record.
 func (s *Service) report(ctx context.Context, node string, r *v1.Report) error {
-	if r.GetFacts() == nil && r.GetState() == nil {
+	if r.GetFacts() == nil && r.GetState() == nil && r.GetContainers() == nil {
 		return nil
 	}
-	changed := false
-	_, err := s.cfg.Fleet.UpdateNode(ctx, node, func(n *fleet.Node) error {
-		changed = false
+	state, err := s.cfg.Fleet.ServerState(ctx)
+	if err != nil {
+		return errs.Wrap("store report", err)
+	}
+	changed, paused := false, false
+	n, err := s.cfg.Fleet.UpdateNode(ctx, node, func(n *fleet.Node) error {
+		// The first report of a session has all parts; with it a node that was awaited is heard.
+		changed = (r.GetState() != nil || r.GetSequence() == 1) && state.Restore.Heard(n, r.GetState())
+		paused = changed && n.Paused != ""
 		if f := r.GetFacts(); f != nil && !proto.Equal(f, n.Facts.M) {
 			n.Facts.M, changed = f, true
 		}
 		if st := r.GetState(); st != nil && !proto.Equal(st, n.State.M) {
 			n.State.M, changed = st, true
+		}
+		if c := r.GetContainers(); c != nil && !proto.Equal(c, n.Containers.M) {
+			n.Containers.M, changed = c, true
+		}
+		if c := r.GetContainers(); c != nil && !proto.Equal(c, n.Containers.M) {
+			n.Containers.M, changed = c, true
 		}
 		if !changed {
 			return errUnchanged
@@ -90,9 +102,19 @@ func (s *Service) report(ctx context.Context, node string, r *v1.Report) error {
 		return errs.Wrap("store report", err)
 	}
 	if changed {
+		if paused {
+			s.tellPaused(ctx, n)
+		}
 		s.cfg.Hub.watchers.publish(NodeEvent{Node: node, Reported: true})
 	}
 	return nil
+}
+
+// tellPaused tells of a node that was just found to know more than the restored server.
+func (s *Service) tellPaused(ctx context.Context, n fleet.Node) {
+	s.cfg.Log.Warn("node paused after the restore of the server", "node", n.Name, "because", n.Paused)
+	s.cfg.Recorder.Write(ctx, store.AuditEntry{Actor: "system", Action: "node.pause", Target: n.Name, Node: n.Name, Result: "ok",
+		Message: n.Paused})
 }
 
 // errUnchanged ends an update that would write what is there already.
