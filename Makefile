@@ -5,7 +5,7 @@ export CGO_ENABLED ?= 0
 LAB ?= $(CURDIR)/.lab
 BIN := bin
 FUZZTIME ?= 30s
-PROGRAMS := $(BIN)/infractl $(BIN)/infractl-server $(BIN)/infractl-agent
+PROGRAMS := $(BIN)/infractl $(BIN)/infractl-server $(BIN)/infractl-agent $(BIN)/infractl-compose
 TOOLS := internal/tools/go.mod
 # nfpm wants other versions of what golangci-lint uses, so it has a module of its own.
 NFPM := internal/tools/nfpm.mod
@@ -18,8 +18,8 @@ LDFLAGS := -s -w
 help: ## Show the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
 
-build: ## Build infractl, infractl-server and infractl-agent into bin/
-	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cli/infractl ./server/infractl-server ./agent/infractl-agent ./internal/lab/infractl-lab
+build: ## Build infractl, infractl-server, infractl-agent and infractl-compose into bin/
+	@$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cli/infractl ./server/infractl-server ./agent/infractl-agent ./agent/infractl-compose ./internal/lab/infractl-lab
 
 packages: $(BIN)/nfpm ## Build dist/*.deb and the tarball for VyOS (VERSION=1.2.3, ARCH=arm64)
 	@GO=$(GO) packaging/build.sh $(or $(VERSION),$(shell packaging/version.sh)) $(ARCH) $(DIST)

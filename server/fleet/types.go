@@ -79,8 +79,6 @@ type Node struct {
 	State      Msg[*v1.HostState] `json:"state"`
 	// Containers are those of its stacks.
 	Containers Msg[*v1.ContainersReport] `json:"containers"`
-	// Containers are those of its stacks.
-	Containers Msg[*v1.ContainersReport] `json:"containers"`
 	KnownBad   []KnownBad                `json:"known_bad,omitempty"`
 	// Revoked is when its identity was withdrawn, zero while it is good.
 	Revoked       time.Time `json:"revoked"`

@@ -90,9 +90,6 @@ func (s *Service) report(ctx context.Context, node string, r *v1.Report) error {
 		if c := r.GetContainers(); c != nil && !proto.Equal(c, n.Containers.M) {
 			n.Containers.M, changed = c, true
 		}
-		if c := r.GetContainers(); c != nil && !proto.Equal(c, n.Containers.M) {
-			n.Containers.M, changed = c, true
-		}
 		if !changed {
 			return errUnchanged
 		}

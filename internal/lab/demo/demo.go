@@ -83,7 +83,7 @@ func (o *Options) defaults() error {
 		}
 		*p = abs
 	}
-	for _, program := range []string{"infractl", "infractl-server", "infractl-agent"} {
+	for _, program := range []string{"infractl", "infractl-server", "infractl-agent", "infractl-compose"} {
 		if _, err := os.Stat(filepath.Join(o.Bin, program)); err != nil {
 			return errs.New(errs.Precondition, "%s is not built: %w", program, err).WithHint("make build")
 		}
@@ -154,6 +154,7 @@ func (s *Site) install(vm *lab.VMSpec, units []string) {
 		vm.Mounts = append(vm.Mounts, lab.Mount{Host: filepath.Join(s.opts.Bin, name), Guest: "/usr/bin/" + name, RO: true})
 	}
 	program("infractl-agent")
+	program("infractl-compose")
 	if s.opts.Log != nil {
 		vm.Files = append(vm.Files, lab.File{Guest: "/etc/infractl/agent.env", Mode: 0o644, Content: []byte("INFRACTL_LOG_LEVEL=debug\n")})
 	}
