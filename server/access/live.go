@@ -52,6 +52,13 @@ func (l *Live) begin(ctx context.Context, operator string, rule Rule) (call *liv
 	}
 }
 
+// Calls returns how many calls an operator has under way.
+func (l *Live) Calls(operator string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.calls[operator])
+}
+
 // Cut ends an operator's calls with an error, but for those that keep (nil: none) says may go on.
 func (l *Live) Cut(operator string, err error, keep func(Rule) bool) {
 	l.mu.Lock()

@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/emptypb"
 
@@ -16,6 +17,7 @@ import (
 	"github.com/infractl/infractl/internal/mtls"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 	"github.com/infractl/infractl/server/access"
+	"github.com/infractl/infractl/server/fleet"
 	"github.com/infractl/infractl/server/store"
 )
 
@@ -40,18 +42,22 @@ func TestEveryMethodForEveryCaller(t *testing.T) {
 	callers := map[string]*grpc.ClientConn{
 		"node": node.conn, "admin": admin.conn, "viewer": f.operator("vera", certs.RoleViewer).conn,
 		"operator": f.operator("otto", certs.RoleOperator).conn, "auditor": f.operator("augusta", certs.RoleAuditor).conn,
+		"probe": f.probe(admin, "outside").conn, "service": f.scraper("web"), "removed": f.removed(admin, "rita").conn,
 	}
 	tried := 0
 	for method, rule := range access.Methods() {
 		for who, conn := range callers {
 			tried++
-			code := status.Code(call(t.Context(), conn, method))
+			err := call(t.Context(), conn, method)
+			code := status.Code(err)
 			var want string
 			switch {
 			case rule.Listener != access.Main:
 				want = "absent"
-			case who == "node" && rule.Nodes || who != "node" && rule.Allows(certs.Role(who)):
+			case (who == "node" || who == "probe") && rule.Nodes || rule.Allows(certs.Role(who)):
 				want = "let in"
+			case who == "removed":
+				want = "revoked"
 			default:
 				want = "refused"
 			}
@@ -61,6 +67,9 @@ func TestEveryMethodForEveryCaller(t *testing.T) {
 			} else if code == codes.Unimplemented && want == "absent" {
 				got = "absent"
 			}
+			if code := errs.CodeOf(errs.FromGRPC(err)); code == errs.Revoked {
+				got = "revoked"
+			}
 			if got != want {
 				t.Errorf("%s calls %s: %s (%s), want %s", who, method, got, code, want)
 			}
@@ -68,6 +77,11 @@ func TestEveryMethodForEveryCaller(t *testing.T) {
 	}
 	if got := f.refused(access.ReasonRole) + f.refused(access.ReasonCaller) + f.refused(access.ReasonMethod); got == 0 || got > tried {
 		t.Errorf("%d refusals counted of %d tries", got, tried)
+	}
+	for method := range access.Methods() { // somebody who shows no certificate gets no connection
+		if code := status.Code(call(t.Context(), f.nobody(), method)); code != codes.Unavailable {
+			t.Errorf("nobody calls %s: %s", method, code)
+		}
 	}
 	for method, rule := range access.Methods() {
 		for where, conn := range map[access.Listener]*grpc.ClientConn{
@@ -80,6 +94,48 @@ func TestEveryMethodForEveryCaller(t *testing.T) {
 			}
 		}
 	}
+}
+
+// probe enrols a probe, which is a node that manages nothing.
+func (f *fixture) probe(admin *person, name string) *machine {
+	f.Helper()
+	m := f.node(admin, name)
+	if _, err := f.app.fleet.UpdateNode(f.Context(), name, func(n *fleet.Node) error { n.Probe = true; return nil }); err != nil {
+		f.Fatal(err)
+	}
+	return m
+}
+
+// scraper is the connection of Prometheus on a node.
+func (f *fixture) scraper(node string) *grpc.ClientConn {
+	f.Helper()
+	key, csr := newKey(f)
+	issued, err := f.app.authority.IssueScraper(csr, node)
+	if err != nil {
+		f.Fatal(err)
+	}
+	cred, err := mtls.NewCredential(key, issued.ChainPEM, f.app.authority.RootPEM())
+	if err != nil {
+		f.Fatal(err)
+	}
+	return f.dialMain(cred)
+}
+
+// removed is an operator whose identity was withdrawn.
+func (f *fixture) removed(admin *person, name string) *person {
+	f.Helper()
+	p := f.operator(name, certs.RoleAdmin)
+	if _, err := v1.NewOperatorServiceClient(admin.conn).RemoveOperator(f.Context(), &v1.RemoveOperatorRequest{Name: name}); err != nil {
+		f.Fatal(err)
+	}
+	return p
+}
+
+// nobody connects to the main listener without a certificate.
+func (f *fixture) nobody() *grpc.ClientConn {
+	f.Helper()
+	cfg := mtls.PinnedClientConfig(mtls.PinnedOptions{Fingerprint: f.made.Fingerprint, Site: testSite})
+	return f.dial(f.app.Addresses().Sessions, credentials.NewTLS(cfg))
 }
 
 func TestWrongCertificatesGetNoConnection(t *testing.T) {
