@@ -67,8 +67,7 @@ func (g *Gate) identifyOperator(ctx context.Context, c Caller) (Caller, Reason, 
 	if err != nil && !errs.Is(err, errs.NotFound) {
 		return c, ReasonUnknown, errs.Wrap("look up operator", err)
 	}
-	return c, ReasonUnknown, errs.New(errs.Unauthenticated, "this server has no record of %s with this key", c.Actor).
-		WithHint("ask an admin for a login code: infractl operator add %s; then: infractl login", c.Identity.Name)
+	return c, ReasonUnknown, g.unknownOperator(ctx, c)
 }
 
 // seenEvery is how far an operator's LastSeen may be behind: not every call is worth a write.

@@ -7,7 +7,6 @@ import (
 	"crypto"
 	"errors"
 	"net"
-	"net/http"
 	"os"
 	"sync"
 	"time"
@@ -23,8 +22,12 @@ import (
 	"github.com/infractl/infractl/internal/version"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 	"github.com/infractl/infractl/server/access"
+	"github.com/infractl/infractl/server/backup"
+	"github.com/infractl/infractl/server/discovery"
 	"github.com/infractl/infractl/server/fleet"
+	"github.com/infractl/infractl/server/health"
 	"github.com/infractl/infractl/server/identity"
+	"github.com/infractl/infractl/server/image"
 	"github.com/infractl/infractl/server/secret"
 	"github.com/infractl/infractl/server/session"
 	"github.com/infractl/infractl/server/store"
@@ -36,8 +39,6 @@ type Addresses struct {
 	Sessions  string
 	Enrolment string
 	Socket    string
-	// Metrics is empty without a metrics page.
-	Metrics string
 }
 
 // App is a server. New makes it listen, Run makes it work.
@@ -53,17 +54,20 @@ type App struct {
 	enrolment   *session.Enrolment
 	codes       *identity.Codes
 	operations  *operations
+	people      people
 	vault       *secret.Vault
+	images      *image.Library
+	health      *health.Health
 
 	listeners listeners
 	servers   []*grpc.Server
 	serving   sync.WaitGroup
-	metrics   *http.Server
+	pages     *discovery.Server
 	close     sync.Once
 	closed    error
 }
 
-type listeners struct{ sessions, enrolment, socket, metrics net.Listener }
+type listeners struct{ sessions, enrolment, socket net.Listener }
 
 // New opens the server in cfg.DataDir and its listeners. The caller calls Run, or Close.
 func New(ctx context.Context, cfg Config) (*App, error) {
@@ -81,6 +85,10 @@ func New(ctx context.Context, cfg Config) (*App, error) {
 
 func (a *App) open(ctx context.Context) (err error) {
 	cfg := a.cfg
+	if err := cfg.checkState(); err != nil {
+		return err
+	}
+	backup.RemoveLeftovers(cfg.DataDir)
 	if a.authority, err = certs.Open(cfg.caDir(), cfg.Clock); err != nil {
 		return err
 	}
@@ -123,6 +131,13 @@ func (a *App) open(ctx context.Context) (err error) {
 	if err := a.openVault(ctx); err != nil {
 		return err
 	}
+	if err := a.openImages(ctx); err != nil {
+		return err
+	}
+	if err := a.openPeople(); err != nil {
+		return err
+	}
+	a.health = a.newHealth()
 	a.operations = newOperations(a)
 	if err := a.listen(); err != nil {
 		return err
@@ -145,13 +160,6 @@ func (a *App) listen() (err error) {
 	}
 	a.listeners.sessions = on("sessions", a.cfg.Sessions)
 	a.listeners.enrolment = on("enrolment", a.cfg.Enrolment)
-	if a.cfg.Metrics != "" {
-		host, _, serr := net.SplitHostPort(a.cfg.Metrics)
-		if ip := net.ParseIP(host); serr != nil || ip == nil || !ip.IsLoopback() {
-			return errs.New(errs.Invalid, "the metrics page listens on loopback only, not on %q", a.cfg.Metrics)
-		}
-		a.listeners.metrics = on("metrics", a.cfg.Metrics)
-	}
 	if err == nil {
 		a.listeners.socket, err = listenSocket(a.cfg.Socket)
 	}
@@ -167,7 +175,7 @@ func (a *App) Addresses() Addresses {
 		return l.Addr().String()
 	}
 	return Addresses{Sessions: text(a.listeners.sessions), Enrolment: text(a.listeners.enrolment),
-		Socket: text(a.listeners.socket), Metrics: text(a.listeners.metrics)}
+		Socket: text(a.listeners.socket)}
 }
 
 // advertised returns host:port of the two TCP listeners, as others reach them.
@@ -184,24 +192,32 @@ func (a *App) advertised() (sessions, enrolment []string) {
 // serve registers the services and accepts connections.
 func (a *App) serve() {
 	cfg := a.cfg
-	site := a.operations.site()
+	site := a.health.Site(a.operations.site())
 	a.enrolment = session.NewEnrolment(session.EnrolmentConfig{Fleet: a.fleet, Hub: a.hub, Site: site, Authority: a.authority,
-		Recorder: a.recorder, Addresses: a.advertised, Clock: cfg.Clock, Log: cfg.Log.Named("enrolment"), Limits: cfg.Limits})
+		Recorder: a.recorder, Addresses: a.advertised, Clock: cfg.Clock, Log: cfg.Log.Named("enrolment"), Limits: cfg.Limits,
+		Login: func(ctx context.Context, req *v1.LoginOperatorRequest) (*v1.OperatorIdentity, error) {
+			return a.people.operators.Redeem(ctx, req)
+		}})
 	sessions := session.NewService(session.ServiceConfig{Hub: a.hub, Fleet: a.fleet, Site: site, Authority: a.authority,
-		Confirmer: a.operations.confirmer(), Secrets: a.vault, Recorder: a.recorder, Addresses: a.advertised, Clock: cfg.Clock,
+		Confirmer: a.operations.confirmer(), Secrets: a.vault, Images: a.operations.images, Attacher: a.operations.consoles, Recorder: a.recorder, Addresses: a.advertised, Clock: cfg.Clock,
 		Log: cfg.Log.Named("session"), Heartbeat: cfg.Heartbeat})
 	who := identity.Config{Fleet: a.fleet, Hub: a.hub, Site: site, Authority: a.authority, Recorder: a.recorder, Codes: a.codes,
 		LastPoll: a.enrolment.LastPoll, Addresses: a.advertised, ServerNotAfter: a.certificate.NotAfter,
-		Version: version.String(), Clock: cfg.Clock, Log: cfg.Log.Named("identity")}
+		Version: version.String(), Clock: cfg.Clock, Log: cfg.Log.Named("identity"),
+		Live: a.people.live, SSH: a.people.ssh, CurrentSite: a.operations.currentSite}
 	operators := identity.NewOperators(who)
+	a.people.operators = operators
+	nodes := identity.NewNodes(who)
+	a.pages = a.newPages(site)
 
 	main := a.server(access.Main, a.tlsFor(access.Main), access.MaxMessage)
 	v1.RegisterSessionServiceServer(main, sessions)
 	v1.RegisterOperatorServiceServer(main, operators)
 	v1.RegisterTokenServiceServer(main, identity.NewTokens(who))
-	v1.RegisterNodeServiceServer(main, identity.NewNodes(who))
+	v1.RegisterNodeServiceServer(main, nodes)
 	a.operations.register(main)
 	a.accept(main, a.listeners.sessions)
+	a.servePages(nodes)
 
 	enrol := a.server(access.Enrol, a.tlsFor(access.Enrol), mtls.MaxEnrolMessage, grpc.KeepaliveParams(keepalive.ServerParameters{
 		Time: mtls.KeepaliveTime, Timeout: mtls.KeepaliveTimeout, MaxConnectionIdle: time.Minute}))
@@ -210,30 +226,29 @@ func (a *App) serve() {
 
 	socket := a.server(access.Socket, peerCred{uids: cfg.SocketUIDs, failed: a.socketRefused}, mtls.MaxEnrolMessage)
 	v1.RegisterOperatorServiceServer(socket, operators)
+	v1.RegisterBackupServiceServer(socket, backup.NewService(cfg.source(a.store)))
 	a.accept(socket, a.listeners.socket)
-
-	if l := a.listeners.metrics; l != nil {
-		a.metrics = a.metricsServer()
-		a.serving.Go(func() {
-			if err := a.metrics.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
-				cfg.Log.Error("metrics page ended", "error", err)
-			}
-		})
-	}
 }
 
 func (a *App) tlsFor(where access.Listener) credentials.TransportCredentials {
-	return guard(credentials.NewTLS(mtls.ServerConfig(mtls.ServerOptions{
+	g := guard(credentials.NewTLS(mtls.ServerConfig(mtls.ServerOptions{
 		Certificate: a.certificate.Get, Roots: a.authority.RootPool(), Site: a.authority.Site(), Clock: a.cfg.Clock,
 		RequireClient: where == access.Main,
 	})), func(addr net.Addr, err error) { a.handshakeFailed(where, addr, err) })
+	if where == access.Main {
+		g.pages = a.pages
+	}
+	return g
+}
+
+func (a *App) gate(where access.Listener) *access.Gate {
+	return access.NewGate(access.GateConfig{Listener: where, Table: access.Methods(), Fleet: a.fleet, Authority: a.authority,
+		Recorder: a.recorder, Live: a.people.live, Clock: a.cfg.Clock, Log: a.cfg.Log.Named("access")})
 }
 
 func (a *App) server(where access.Listener, creds credentials.TransportCredentials, maxMessage int, more ...grpc.ServerOption) *grpc.Server {
-	gate := access.NewGate(access.GateConfig{Listener: where, Table: access.Methods(), Fleet: a.fleet, Authority: a.authority,
-		Recorder: a.recorder, Clock: a.cfg.Clock, Log: a.cfg.Log.Named("access")})
 	opts := append(mtls.ServerGRPC(maxMessage), grpc.Creds(creds))
-	s := grpc.NewServer(append(append(opts, gate.Options()...), more...)...)
+	s := grpc.NewServer(append(append(opts, a.gate(where).Options()...), more...)...)
 	a.servers = append(a.servers, s)
 	return s
 }
@@ -285,10 +300,10 @@ func (a *App) stopServers() {
 func (a *App) Close() error {
 	a.close.Do(func() {
 		a.stopServers()
-		if a.metrics != nil {
-			_ = a.metrics.Close()
+		if a.pages != nil {
+			_ = a.pages.Close()
 		}
-		for _, l := range []net.Listener{a.listeners.sessions, a.listeners.enrolment, a.listeners.socket, a.listeners.metrics} {
+		for _, l := range []net.Listener{a.listeners.sessions, a.listeners.enrolment, a.listeners.socket} {
 			if l != nil {
 				_ = l.Close()
 			}

@@ -3,8 +3,6 @@ package app
 import (
 	"context"
 	"encoding/json"
-	"io"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -177,32 +175,6 @@ func TestOperatorRenews(t *testing.T) {
 	if f.refused(access.ReasonExpired) != 1 {
 		t.Error("not counted")
 	}
-}
-
-func TestMetricsPageShowsExpiry(t *testing.T) {
-	f := newFixture(t, func(c *Config) { c.Metrics = "127.0.0.1:0" })
-	resp, err := http.Get("http://" + f.app.Addresses().Metrics + "/metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	page, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, want := range []string{`infractl_certificate_not_after_seconds{which="server"}`, "infractl_sessions 0", "infractl_tasks_pending 0"} {
-		if !strings.Contains(string(page), want) {
-			t.Errorf("no %q on the page", want)
-		}
-	}
-}
-
-func TestMetricsPageIsLocal(t *testing.T) {
-	f := newFixture(t)
-	f.stop()
-	f.cfg.Metrics = "0.0.0.0:0"
-	_, err := New(t.Context(), f.cfg)
-	wantCode(t, err, errs.Invalid)
 }
 
 func TestMutatingCallsAreAudited(t *testing.T) {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/infractl/infractl/internal/errs"
 	"github.com/infractl/infractl/internal/mtls"
+	"github.com/infractl/infractl/server/discovery"
 )
 
 const (
@@ -34,6 +35,8 @@ type guarded struct {
 	slots  chan struct{}
 	from   *shares
 	failed func(addr net.Addr, err error)
+	// pages gets connections that speak HTTP/1.1; nil where there are no pages.
+	pages *discovery.Server
 }
 
 // shares count handshakes by address.
@@ -93,6 +96,10 @@ func (g *guarded) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo
 	if err != nil && !gone(err) {
 		g.failed(conn.RemoteAddr(), err)
 	}
+	if t, ok := info.(credentials.TLSInfo); ok && err == nil && g.pages != nil && t.State.NegotiatedProtocol != "h2" {
+		g.pages.Take(out, t.State)
+		return nil, nil, credentials.ErrConnDispatched
+	}
 	return out, info, err
 }
 
@@ -103,7 +110,7 @@ func gone(err error) bool {
 
 // Clone implements credentials.TransportCredentials.
 func (g *guarded) Clone() credentials.TransportCredentials {
-	return &guarded{TransportCredentials: g.TransportCredentials.Clone(), slots: g.slots, from: g.from, failed: g.failed}
+	return &guarded{TransportCredentials: g.TransportCredentials.Clone(), slots: g.slots, from: g.from, failed: g.failed, pages: g.pages}
 }
 
 // limited is a listener that has a bounded number of connections; further ones wait in the kernel's queue.

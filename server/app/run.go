@@ -2,13 +2,9 @@ package app
 
 import (
 	"context"
-	"net/http"
 	"strconv"
 	"sync"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/infractl/infractl/certs"
 	"github.com/infractl/infractl/internal/errs"
@@ -35,6 +31,7 @@ func (a *App) Run(ctx context.Context) error {
 	}
 	start("sessions", a.hub.Run)
 	start("upkeep", a.upkeep)
+	start("health", a.health.Run)
 	a.operations.run(start)
 	<-ctx.Done()
 	work.Wait()
@@ -84,6 +81,10 @@ func (a *App) renew(ctx context.Context) error {
 
 // clean forgets what nobody needs any more. Revisions of the site are kept for good.
 func (a *App) clean(ctx context.Context) error {
+	if !a.health.ClockTrusted() { // what is old by a wrong clock may be young
+		a.cfg.Log.Warn("nothing old is removed while the clock is in doubt")
+		return nil
+	}
 	a.codes.Prune()
 	removed, err := a.store.PruneAudit(ctx, a.cfg.Clock.Now().Add(-a.cfg.KeepAudit))
 	if removed > 0 {
@@ -91,14 +92,7 @@ func (a *App) clean(ctx context.Context) error {
 		a.recorder.Write(ctx, store.AuditEntry{Actor: "system", Action: "audit.prune", Result: "ok",
 			Message: strconv.Itoa(removed) + " entries older than " + a.cfg.KeepAudit.String()})
 	}
-	return errs.Join(err, a.enrolment.Prune(ctx), a.vault.Prune(ctx), a.operations.rollouts.Prune(ctx))
-}
-
-func (a *App) metricsServer() *http.Server {
-	a.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(a.registry, promhttp.HandlerOpts{}))
-	return &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}
+	return errs.Join(err, a.enrolment.Prune(ctx), a.people.operators.Prune(ctx), a.vault.Prune(ctx), a.operations.rollouts.Prune(ctx))
 }
 
 func itoa(n uint32) string { return strconv.FormatUint(uint64(n), 10) }

@@ -13,6 +13,7 @@ import (
 	"github.com/infractl/infractl/certs"
 	"github.com/infractl/infractl/internal/clock"
 	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/server/console"
 	"github.com/infractl/infractl/server/fleet"
 	"github.com/infractl/infractl/server/session"
 )
@@ -48,8 +49,6 @@ type Config struct {
 	Socket string
 	// SocketUIDs are the users who may use the socket; empty means root alone.
 	SocketUIDs []uint32
-	// Metrics is a loopback address for the metrics page; empty means none.
-	Metrics string
 	// Site is the site's name; needed by Init only.
 	Site string
 	// Addresses are the IP addresses (or names) by which agents and operators reach the server, in order of preference.
@@ -65,8 +64,10 @@ type Config struct {
 	KeepAudit time.Duration
 	// Limits bound enrolments; zero fields have defaults.
 	Limits session.EnrolmentLimits
-	Clock  clock.Clock
-	Log    hclog.Logger
+	// Consoles bound logs and commands; zero fields have defaults.
+	Consoles console.Limits
+	Clock    clock.Clock
+	Log      hclog.Logger
 	// site stands in for the revisions in tests.
 	site fleet.Site
 }
@@ -98,6 +99,7 @@ func (c *Config) setDefaults() {
 }
 
 func (c *Config) storeDir() string  { return filepath.Join(c.DataDir, "store") }
+func (c *Config) imagesDir() string { return filepath.Join(c.DataDir, "images") }
 func (c *Config) caDir() string     { return filepath.Join(c.KeyDir, "ca") }
 func (c *Config) codesDir() string  { return filepath.Join(c.KeyDir, "admin-codes") }
 func (c *Config) recipient() string { return filepath.Join(c.KeyDir, "recovery.pub") }

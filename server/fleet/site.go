@@ -16,6 +16,19 @@ type Wanted struct {
 	Address string
 	// Digest is the digest of its HostSpec, empty for a probe.
 	Digest string
+	// Metrics is its metrics page; nil where there is none. It must not be changed.
+	Metrics *v1.MetricsSpec
+}
+
+// WantedNode returns what the current revision wants of a node; false when it wants nothing.
+func WantedNode(ctx context.Context, s Site, name string) (Wanted, bool, error) {
+	all, _, err := s.Wanted(ctx)
+	for _, w := range all {
+		if w.Name == name {
+			return w, true, err
+		}
+	}
+	return Wanted{}, false, err
 }
 
 // SiteStatus is what status shows of site and rollouts.

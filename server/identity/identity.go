@@ -22,6 +22,7 @@ type Hub interface {
 	Live(node string) (session.LiveSession, bool)
 	LastSeen(node string) (time.Time, time.Duration)
 	Cut(node string)
+	Ask(ctx context.Context, node string, task *v1.Task) (*v1.TaskResult, error)
 	// Touched tells watchers that the node's record was changed.
 	Touched(node string)
 }

@@ -15,7 +15,8 @@ import (
 // Nodes is the NodeService.
 type Nodes struct {
 	v1.UnimplementedNodeServiceServer
-	cfg Config
+	cfg      Config
+	measured measurements
 }
 
 // NewNodes returns the service.
@@ -232,7 +233,7 @@ func unknownNode(name string, err error) error {
 
 // seen returns when a node was last heard, and its skew, whichever of memory and record is newer.
 func (s *Nodes) seen(n fleet.Node) (time.Time, time.Duration) {
-	if at, skew := s.cfg.Hub.LastSeen(n.Name); !at.IsZero() && !at.Before(n.LastSeen) {
+	if at, skew := s.cfg.Hub.LastSeen(n.Name); !at.IsZero() && (!at.Before(n.LastSeen) || n.LastSeen.After(s.cfg.Clock.Now())) {
 		return at, skew
 	}
 	return n.LastSeen, n.Skew

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -14,11 +15,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/manpage"
 	"github.com/infractl/infractl/internal/version"
 	"github.com/infractl/infractl/server/app"
 )
 
-// execute runs the command line and returns the exit code: 0, or 1 after an error was shown.
+// execute runs the command line and returns the exit code: 0, or 1 after an error was shown; backup and restore have more.
 func execute(ctx context.Context, args []string, out, errOut io.Writer) int {
 	c := root(out, errOut)
 	c.SetArgs(args)
@@ -29,6 +31,9 @@ func execute(ctx context.Context, args []string, out, errOut io.Writer) int {
 	fmt.Fprintf(errOut, "infractl-server: %v\n", err)
 	if hint := errs.HintOf(err); hint != "" {
 		fmt.Fprintf(errOut, "  hint: %s\n", hint)
+	}
+	if own := (coded{}); errors.As(err, &own) {
+		return own.code
 	}
 	return 1
 }
@@ -44,7 +49,8 @@ func root(out, errOut io.Writer) *cobra.Command {
 	f := c.PersistentFlags()
 	f.StringVar(&cfg.DataDir, "data-dir", app.DefaultDataDir, "folder of the database and settings")
 	f.StringVar(&cfg.KeyDir, "key-dir", "", "folder of the certificate authority (default: the data folder with -keys behind it)")
-	c.AddCommand(initCmd(cfg, out), runCmd(cfg, errOut), adminCodeCmd(cfg, out), versionCmd(out))
+	c.AddCommand(initCmd(cfg, out), runCmd(cfg, errOut), adminCodeCmd(cfg, out), versionCmd(out), manpage.Command(8),
+		backupCmd(cfg, out, errOut), restoreCmd(cfg, out))
 	return c
 }
 
@@ -119,7 +125,6 @@ func runCmd(cfg *app.Config, errOut io.Writer) *cobra.Command {
 	f.StringVar(&cfg.Sessions, "listen", app.DefaultSessions, "where agents and operators connect")
 	f.StringVar(&cfg.Enrolment, "listen-enrolment", app.DefaultEnrolment, "where machines enrol")
 	f.StringVar(&cfg.Socket, "socket", app.DefaultSocket, "Unix socket for logins")
-	f.StringVar(&cfg.Metrics, "metrics", "", "loopback address of a metrics page, such as 127.0.0.1:7445")
 	f.StringArrayVar(&cfg.Addresses, "address", nil, "addresses to use in place of those given to init (repeatable)")
 	f.DurationVar(&cfg.Heartbeat, "heartbeat", 15*time.Second, "interval of the agents' heartbeats")
 	f.StringVar(&level, "log-level", "info", "trace, debug, info, warn or error")

@@ -110,6 +110,19 @@ func (r *Revisions) DeriveSite(ctx context.Context, s *site.Site) (*Derived, err
 	return derive(s, res)
 }
 
+// Ready returns an Invalid error when the site cannot be applied with the present resources: a stack needs a secret that nobody
+// has set.
+func (r *Revisions) Ready(ctx context.Context, s *site.Site) error {
+	res, err := r.resources(ctx)
+	if err != nil {
+		return err
+	}
+	if missing := s.MissingSecrets(res.Resources); len(missing) > 0 {
+		return Refusal(missing)
+	}
+	return nil
+}
+
 func derive(s *site.Site, res resources) (*Derived, error) {
 	specs, err := s.HostSpecs(res.Resources)
 	if err != nil {
@@ -123,7 +136,7 @@ func derive(s *site.Site, res resources) (*Derived, error) {
 		}
 		if len(content) > hostspec.MaxBytes {
 			return nil, errs.New(errs.Invalid, "what %s must be takes %d bytes, more than %d", node, len(content), hostspec.MaxBytes).
-				WithHint("the site has too many flows for one host")
+				WithHint("the site has too many flows for one host, or its stacks too large files")
 		}
 		d.Specs[node] = Spec{Spec: spec, Content: content, Digest: digest}
 	}
@@ -161,6 +174,7 @@ func wanted(d *Derived) []fleet.Wanted {
 		n := &d.Site.Nodes[i]
 		out = append(out, fleet.Wanted{
 			Name: n.Name, Role: n.Role, Address: n.MainAddress().String(), Digest: d.Specs[n.Name].Digest,
+			Metrics: d.Specs[n.Name].Spec.GetMetrics(),
 		})
 	}
 	for i := range d.Site.Probes {
