@@ -48,6 +48,7 @@ type API struct {
 	Rollout *RolloutService
 	Flow    *FlowService
 	Audit   *AuditService
+	Stack   *StackService
 }
 
 // New returns the services.
@@ -58,6 +59,7 @@ func New(cfg Config) *API {
 		Rollout: &RolloutService{cfg: cfg},
 		Flow:    &FlowService{cfg: cfg, checker: checker},
 		Audit:   &AuditService{cfg: cfg},
+		Stack:   &StackService{cfg: cfg},
 	}
 }
 
@@ -67,6 +69,7 @@ func (a *API) Register(s grpc.ServiceRegistrar) {
 	v1.RegisterRolloutServiceServer(s, a.Rollout)
 	v1.RegisterFlowServiceServer(s, a.Flow)
 	v1.RegisterAuditServiceServer(s, a.Audit)
+	v1.RegisterStackServiceServer(s, a.Stack)
 }
 
 // actor is the caller's name in revisions, rollouts and the audit log.

@@ -2,7 +2,6 @@ package api_test
 
 import (
 	"context"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +12,7 @@ import (
 	"github.com/infractl/infractl/certs"
 	"github.com/infractl/infractl/internal/clock"
 	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/site/sitedir"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 	"github.com/infractl/infractl/server/access"
 	"github.com/infractl/infractl/server/api"
@@ -29,6 +29,7 @@ func (quiet) Began(string, *v1.ApplyTask)   {}
 func (quiet) Ended(string, v1.PhaseOutcome) {}
 
 type rig struct {
+	secrets   *rollouttest.Secrets
 	t         *testing.T
 	api       *api.API
 	info      api.SiteInfo
@@ -43,15 +44,14 @@ func newRig(t *testing.T) *rig {
 	t.Helper()
 	s := rollouttest.NewStore()
 	f := fleet.New(s)
-	r := &rig{t: t, fleet: f, hub: rollouttest.NewHub(f, quiet{}), source: &v1.SiteSource{File: "site.yaml", OverlayFile: "lab.yaml"}}
-	var err error
-	if r.source.Content, err = os.ReadFile("../../examples/projetpro/site.yaml"); err != nil {
+	source, err := sitedir.Read("../../examples/projetpro/site.yaml", "../../examples/projetpro/lab.yaml")
+	if err != nil {
 		t.Fatal(err)
 	}
-	if r.source.OverlayContent, err = os.ReadFile("../../examples/projetpro/lab.yaml"); err != nil {
-		t.Fatal(err)
-	}
-	r.revisions = revision.New(revision.Config{Records: s, Nodes: f, AlwaysRead: true, Clock: clock.System{}, Site: "projetpro"})
+	source.File, source.OverlayFile = "site.yaml", "lab.yaml"
+	r := &rig{t: t, fleet: f, hub: rollouttest.NewHub(f, quiet{}), source: source, secrets: rollouttest.ExampleSecrets()}
+	r.revisions = revision.New(revision.Config{Records: s, Nodes: f, AlwaysRead: true, Clock: clock.System{}, Site: "projetpro",
+		Sources: []revision.Source{r.secrets}})
 	loaded, findings, err := r.revisions.Check(r.source)
 	if err != nil || loaded == nil {
 		t.Fatalf("the example is refused: %v, %v", findings, err)
@@ -135,7 +135,8 @@ func (r *rig) edited(from, to string) *v1.SiteSource {
 	if content == string(r.source.GetContent()) {
 		r.t.Fatalf("the example has no %q", from)
 	}
-	return &v1.SiteSource{File: "site.yaml", Content: []byte(content), OverlayFile: "lab.yaml", OverlayContent: r.source.GetOverlayContent()}
+	return &v1.SiteSource{File: "site.yaml", Content: []byte(content), OverlayFile: "lab.yaml", OverlayContent: r.source.GetOverlayContent(),
+		Files: r.source.GetFiles()}
 }
 
 func TestApplyPlanRollback(t *testing.T) {

@@ -97,6 +97,9 @@ func (s *SiteService) wish(ctx context.Context, source *v1.SiteSource) (d *revis
 		}
 		same = newest.GetDigest() == revision.Digest(source)
 	}
+	if err := s.cfg.Revisions.Ready(ctx, loaded); err != nil {
+		return nil, 0, false, nil, err
+	}
 	d, err = s.cfg.Revisions.DeriveSite(ctx, loaded)
 	return d, base, same, findings, err
 }
@@ -208,7 +211,10 @@ func (s *SiteService) reviseTo(ctx context.Context, req *v1.ApplySiteRequest) (u
 			return 0, errs.New(errs.Conflict, "revision %d is newer than the one that was planned from", number).
 				WithHint("infractl plan, then apply again")
 		}
-		return number, checkKnown(current, req)
+		if err := checkKnown(current, req); err != nil {
+			return 0, err
+		}
+		return number, s.cfg.Revisions.Ready(ctx, current)
 	}
 	loaded, findings, err := s.cfg.Revisions.Check(source)
 	if err != nil {
@@ -220,7 +226,10 @@ func (s *SiteService) reviseTo(ctx context.Context, req *v1.ApplySiteRequest) (u
 	if err := checkKnown(loaded, req); err != nil {
 		return 0, err
 	}
-	// What cannot be derived must not become a revision.
+	// What cannot be derived, or could not start, must not become a revision.
+	if err := s.cfg.Revisions.Ready(ctx, loaded); err != nil {
+		return 0, err
+	}
 	if _, err := s.cfg.Revisions.DeriveSite(ctx, loaded); err != nil {
 		return 0, err
 	}
@@ -281,6 +290,11 @@ func (s *SiteService) RollbackSite(ctx context.Context, req *v1.RollbackSiteRequ
 	_, source, err := s.cfg.Revisions.Get(ctx, req.GetNumber())
 	if err != nil {
 		return nil, err
+	}
+	if loaded, _, err := s.cfg.Revisions.Check(source); err == nil && loaded != nil { // else Append says what is wrong
+		if err := s.cfg.Revisions.Ready(ctx, loaded); err != nil {
+			return nil, err
+		}
 	}
 	rev, err := s.cfg.Revisions.Append(ctx, revision.AppendRequest{
 		Source: source, Base: req.GetBaseRevision(), Operator: actor(ctx), RollbackOf: req.GetNumber(),

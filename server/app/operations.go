@@ -7,7 +7,9 @@ import (
 
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 	"github.com/infractl/infractl/server/api"
+	"github.com/infractl/infractl/server/console"
 	"github.com/infractl/infractl/server/fleet"
+	"github.com/infractl/infractl/server/image"
 	"github.com/infractl/infractl/server/revision"
 	"github.com/infractl/infractl/server/rollout"
 	"github.com/infractl/infractl/server/secret"
@@ -21,16 +23,20 @@ type operations struct {
 	rollouts  *rollout.Rollouts
 	api       *api.API
 	secrets   *secret.Service
+	consoles  *console.Consoles
+	images    *image.Service
 }
 
 func newOperations(a *App) *operations {
 	o := &operations{cfg: a.cfg}
 	o.revisions = revision.New(revision.Config{Records: a.store, Nodes: a.fleet, Clock: a.cfg.Clock, Site: a.authority.Site(),
-		Sources: []revision.Source{a.vault}})
+		Sources: []revision.Source{a.vault, a.people.ssh, a.images}})
 	a.vault.Use(wantedSpecs{o.revisions})
 	o.rollouts = rollout.New(rollout.Config{Store: a.store, Fleet: a.fleet, Hub: a.hub,
 		Revisions: rollout.FromRevisions(o.revisions), Clock: a.cfg.Clock, Log: a.cfg.Log.Named("rollout")})
 	o.secrets = secret.NewService(a.vault, o.rollouts)
+	o.images = image.NewService(a.images, wantedSpecs{o.revisions}, o.atWork)
+	o.consoles = newConsoles(a, o.revisions)
 	o.api = api.New(api.Config{Revisions: o.revisions, Rollouts: o.rollouts, Hub: a.hub, Fleet: a.fleet, Audit: a.store,
 		Clock: a.cfg.Clock, Log: a.cfg.Log.Named("api")})
 	return o
@@ -48,6 +54,8 @@ func (o *operations) confirmer() session.Confirmer { return o.rollouts }
 func (o *operations) register(s grpc.ServiceRegistrar) {
 	o.api.Register(s)
 	v1.RegisterSecretServiceServer(s, o.secrets)
+	v1.RegisterConsoleServiceServer(s, o.consoles)
+	v1.RegisterImageServiceServer(s, o.images)
 }
 
 func (o *operations) run(start func(string, func(context.Context) error)) {

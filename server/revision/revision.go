@@ -143,7 +143,7 @@ func checkSource(source *v1.SiteSource) error {
 			return errs.New(errs.Invalid, "the name of a file beside the site file is longer than %d bytes", MaxName)
 		}
 	}
-	return nil
+	return site.CheckFiles(source.GetFiles())
 }
 
 // Refusal is the Invalid error that a source with error findings gets: it names the first fault's place and what to do.
@@ -181,7 +181,23 @@ func Digest(source *v1.SiteSource) string {
 	for _, f := range slices.Compact(present) {
 		add([]byte(f))
 	}
+	addFiles(add, source.GetFiles())
 	return "sha256:" + hex.EncodeToString(h.Sum(nil))
+}
+
+// addFiles adds the files of stacks. Without any nothing is added: digests of revisions from before there were any stay.
+func addFiles(add func([]byte), files []*v1.SourceFile) {
+	files = slices.Clone(files)
+	slices.SortFunc(files, func(a, b *v1.SourceFile) int { return strings.Compare(a.GetPath(), b.GetPath()) })
+	for _, f := range files {
+		mode := "file"
+		if f.GetExecutable() {
+			mode = "program"
+		}
+		add([]byte(mode))
+		add([]byte(f.GetPath()))
+		add(f.GetContent())
+	}
 }
 
 // AppendRequest is a new revision.

@@ -2,15 +2,18 @@ package revision_test
 
 import (
 	"context"
-	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/infractl/infractl/internal/clock"
 	"github.com/infractl/infractl/internal/errs"
 	"github.com/infractl/infractl/internal/hostspec"
+	"github.com/infractl/infractl/internal/site/sitedir"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 	"github.com/infractl/infractl/server/fleet"
 	"github.com/infractl/infractl/server/revision"
@@ -19,15 +22,12 @@ import (
 
 func example(t *testing.T) *v1.SiteSource {
 	t.Helper()
-	site, err := os.ReadFile("../../examples/projetpro/site.yaml")
+	src, err := sitedir.Read("../../examples/projetpro/site.yaml", "../../examples/projetpro/lab.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
-	overlay, err := os.ReadFile("../../examples/projetpro/lab.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &v1.SiteSource{File: "site.yaml", Content: site, OverlayFile: "lab.yaml", OverlayContent: overlay}
+	src.File, src.OverlayFile = "site.yaml", "lab.yaml"
+	return src
 }
 
 // edited returns the source with a text replaced, which must stand in it.
@@ -38,7 +38,7 @@ func edited(t *testing.T, src *v1.SiteSource, from, to string) *v1.SiteSource {
 	}
 	return &v1.SiteSource{
 		File: src.GetFile(), Content: []byte(strings.Replace(string(src.GetContent()), from, to, 1)),
-		OverlayFile: src.GetOverlayFile(), OverlayContent: src.GetOverlayContent(),
+		OverlayFile: src.GetOverlayFile(), OverlayContent: src.GetOverlayContent(), Files: src.GetFiles(),
 	}
 }
 
@@ -203,5 +203,76 @@ func TestWithoutARevisionTheHintIsACommandThatWorks(t *testing.T) {
 	_, _, err := r.Get(context.Background(), 0)
 	if !errs.Is(err, errs.NotFound) || errs.HintOf(err) != "infractl apply -f site.yaml" {
 		t.Errorf("got %v, hint %q", err, errs.HintOf(err))
+	}
+}
+
+func withFile(src *v1.SiteSource, path, content string) *v1.SiteSource {
+	out := proto.Clone(src).(*v1.SiteSource)
+	for _, f := range out.GetFiles() {
+		if f.GetPath() == path {
+			f.Content = []byte(content)
+			return out
+		}
+	}
+	out.Files = append(out.Files, &v1.SourceFile{Path: path, Content: []byte(content)})
+	return out
+}
+
+func TestFilesOfStacksArePartOfARevision(t *testing.T) {
+	r, _ := newRevisions(t)
+	src := example(t)
+	mustAppend(t, r, src, 0)
+	changed := withFile(src, "stacks/supervision/prometheus.yml", "global: {}\n")
+	if rev := mustAppend(t, r, changed, 1); rev.GetNumber() != 2 {
+		t.Errorf("another file made revision %d", rev.GetNumber())
+	}
+	program := proto.Clone(changed).(*v1.SiteSource)
+	program.Files[0].Executable = true
+	if revision.Digest(program) == revision.Digest(changed) {
+		t.Error("whether a file may be run is no part of the digest")
+	}
+	slices.Reverse(program.Files)
+	program.Files[len(program.Files)-1].Executable = false
+	if revision.Digest(program) != revision.Digest(changed) {
+		t.Error("the order of the files changes the digest")
+	}
+	_, files, err := r.Get(context.Background(), 1)
+	if err != nil || !slices.EqualFunc(files.GetFiles(), src.GetFiles(), func(a, b *v1.SourceFile) bool { return proto.Equal(a, b) }) {
+		t.Errorf("the files of revision 1 came back otherwise: %v", err)
+	}
+	d, err := r.Derive(context.Background(), 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range d.Specs["srv-supervision"].Spec.GetContainers().GetStacks()[0].GetFiles() {
+		if f.GetPath() == "supervision/prometheus.yml" && string(f.GetContent()) != "global: {}\n" {
+			t.Errorf("the spec has another file: %q", f.GetContent())
+		}
+	}
+}
+
+func TestFilesAreLimited(t *testing.T) {
+	r, _ := newRevisions(t)
+	src := example(t)
+	twice := withFile(src, "stacks/services/a", "x")
+	twice.Files = append(twice.Files, &v1.SourceFile{Path: "stacks/services/a"})
+	many := src
+	for _, name := range []string{"a", "b", "c", "d", "e"} {
+		many = withFile(many, "stacks/services/"+name, strings.Repeat("x", 250<<10))
+	}
+	for name, source := range map[string]*v1.SiteSource{
+		"ErrLarge":    withFile(src, "stacks/services/a", strings.Repeat("x", 256<<10+1)),
+		"ErrMany":     many,
+		"ErrTwice":    twice,
+		"ErrAbsolute": withFile(src, "/etc/passwd", "x"),
+		"ErrClimbs":   withFile(src, "stacks/../../x", "x"),
+		"ErrNoName":   withFile(src, "", "x"),
+		"ErrControl":  withFile(src, "stacks/services/a\nb", "x"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := r.Append(context.Background(), revision.AppendRequest{Source: source}); !errs.Is(err, errs.Invalid) {
+				t.Errorf("got %v, want invalid", err)
+			}
+		})
 	}
 }

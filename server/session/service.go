@@ -34,6 +34,8 @@ type ServiceConfig struct {
 	Confirmer Confirmer
 	// Secrets gives values to nodes; nil where none are kept.
 	Secrets Secrets
+	// Images gives image archives to nodes; nil where none are kept.
+	Images Images
 	// Attacher carries consoles; nil where there are none.
 	Attacher Attacher
 	Recorder *access.Recorder
@@ -54,6 +56,7 @@ type Service struct {
 
 	mu     sync.Mutex
 	renews map[string]*rate.Limiter
+	events hostEvents
 }
 
 // NewService returns the service.
@@ -223,12 +226,20 @@ func (s *Service) handle(ctx context.Context, c *conn, caller access.Caller, m *
 		if s.revoked(ctx, caller) { // by another server
 			return errs.New(errs.Unavailable, "the identity was withdrawn")
 		}
+		if reports.lost {
+			reports.lost = false
+			c.sendControl(&v1.ConnectResponse{Message: &v1.ConnectResponse_FullReport{FullReport: &v1.FullReportRequest{}}})
+		}
 		return nil
 	case *v1.ConnectRequest_Report:
 		if reports.gap(m.Report.GetSequence()) {
 			c.sendControl(&v1.ConnectResponse{Message: &v1.ConnectResponse_FullReport{FullReport: &v1.FullReportRequest{}}})
 		}
-		err = s.report(ctx, node, m.Report)
+		if err = s.report(ctx, node, m.Report); errs.Is(err, errs.Exhausted) {
+			// The disk is full. The session goes on, and all is asked for again until there is room.
+			s.cfg.Log.Error("report not stored", "node", node, "error", err)
+			reports.lost, err = true, nil
+		}
 	case *v1.ConnectRequest_Accepted:
 		err = s.cfg.Hub.accepted(ctx, node, m.Accepted.GetTaskId())
 	case *v1.ConnectRequest_Progress:
@@ -238,6 +249,8 @@ func (s *Service) handle(ctx context.Context, c *conn, caller access.Caller, m *
 			c.sendControl(&v1.ConnectResponse{Message: &v1.ConnectResponse_Acknowledge{
 				Acknowledge: &v1.TaskAcknowledge{TaskId: m.Result.GetTaskId()}}})
 		}
+	case *v1.ConnectRequest_Event:
+		err = s.event(ctx, caller, m.Event)
 	default: // a second hello, or a message of a newer protocol
 		err = errs.New(errs.Invalid, "unexpected message in a session")
 	}
@@ -249,7 +262,11 @@ func (s *Service) handle(ctx context.Context, c *conn, caller access.Caller, m *
 }
 
 // reportSequence notices reports that got lost.
-type reportSequence struct{ last uint64 }
+type reportSequence struct {
+	last uint64
+	// lost says that one could not be stored.
+	lost bool
+}
 
 func (r *reportSequence) gap(seq uint64) bool {
 	missing := seq != r.last+1
