@@ -51,7 +51,8 @@ func DefaultDir() (string, error) {
 }
 
 // loginHint says how to get an identity.
-const loginHint = "on the server's machine, as root: infractl-server admin-code, then infractl login"
+const loginHint = "ask an admin for a code (infractl operator add NAME), then: infractl login; the first admin's comes from the server's " +
+	"machine: infractl-server admin-code"
 
 // NewFolder returns the operator's folder at dir.
 func NewFolder(dir string) *Folder { return &Folder{dir: dir, creds: mtls.NewCredentials(dir)} }

@@ -32,6 +32,7 @@ import (
 	"github.com/infractl/infractl/cli/client"
 	"github.com/infractl/infractl/internal/clock"
 	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/jointoken"
 	"github.com/infractl/infractl/internal/mtls"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
@@ -52,6 +53,8 @@ type fake struct {
 	ca      *certs.Authority
 	addr    string
 	socket  string
+	// enrolment is where logins with a login code come in.
+	enrolment string
 	answers string
 	log     string
 	serve   func(net.Listener) *grpc.Server
@@ -99,9 +102,19 @@ func startFake(dir string) (*fake, func(), error) {
 		return server
 	}
 	f.main = f.serve(listener)
+	// Logins from afar come without a certificate.
+	open := mtls.ServerConfig(mtls.ServerOptions{Certificate: cert.Get, Roots: ca.RootPool(), Site: fakeSite, Clock: clk})
+	enrolment, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, nil, err
+	}
+	f.enrolment = enrolment.Addr().String()
+	enrol := grpc.NewServer(append(mtls.ServerGRPC(mtls.MaxMessage), grpc.Creds(credentials.NewTLS(open)),
+		grpc.UnknownServiceHandler(f.handle))...)
+	go enrol.Serve(enrolment)
 	admin := grpc.NewServer(grpc.UnknownServiceHandler(f.handle))
 	go admin.Serve(local)
-	return f, func() { f.main.Stop(); admin.Stop(); os.RemoveAll(short) }, nil
+	return f, func() { f.main.Stop(); enrol.Stop(); admin.Stop(); os.RemoveAll(short) }, nil
 }
 
 // restart stops the server in the middle of whatever it does, and starts it again after a while.
@@ -136,6 +149,12 @@ func (f *fake) identity(name string, csr []byte) (*v1.OperatorIdentity, error) {
 	}
 	return &v1.OperatorIdentity{Site: fakeSite, Name: name, Role: v1.Role_ROLE_ADMIN, CertificatePem: issued.ChainPEM,
 		RootPem: f.ca.RootPEM(), ServerAddresses: []string{f.addr}, NotAfter: timestamppb.New(issued.NotAfter)}, nil
+}
+
+// loginCode returns a login code for berta, good for this server if id is "good".
+func (f *fake) loginCode(id string) (string, error) {
+	return jointoken.EncodeLogin(&jointoken.Token{Addresses: []string{"127.0.0.1:1", f.enrolment}, Fingerprint: f.ca.Fingerprint(), Site: fakeSite, ID: id,
+		Secret: jointoken.NewSecret("a-secret-of-enough-length")})
 }
 
 func (f *fake) set(name, value string) {
@@ -225,6 +244,12 @@ func (f *fake) builtIn(ctx context.Context, request proto.Message) (proto.Messag
 		}
 		id, err := f.identity(r.GetName(), r.GetCsr())
 		return &v1.LoginResponse{Identity: id}, err
+	case *v1.LoginOperatorRequest:
+		if r.GetCodeId() != "good" {
+			return nil, errs.New(errs.Denied, "the code is wrong, used, or has expired").WithHint("ask an admin for a new one: infractl operator add NAME")
+		}
+		id, err := f.identity("berta", r.GetCsr())
+		return &v1.LoginOperatorResponse{Identity: id, ServerTime: timestamppb.New(fakeNow())}, err
 	case *v1.RenewOperatorRequest:
 		if _, err := os.Stat(filepath.Join(f.answers, "OperatorService.RenewOperator.json")); err == nil {
 			return nil, nil

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/user"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -17,6 +18,7 @@ import (
 	"github.com/infractl/infractl/cli/client"
 	"github.com/infractl/infractl/cli/output"
 	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/jointoken"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
@@ -26,25 +28,27 @@ const DefaultSocket = "/run/infractl-server/admin.sock"
 func (a *app) loginCmd() *cobra.Command {
 	var socket, name string
 	c := &cobra.Command{
-		Use:   "login",
+		Use:   "login [CODE]",
 		Short: "Exchange a one-use code for an identity",
-		Long: `Exchange a one-use code for a certificate.
+		Long: `Exchange a one-use code for a certificate. There are two kinds of codes.
 
-The code comes from "infractl-server init" or "infractl-server admin-code" and is read from the terminal or from stdin, never
-from the command line. It works only on the server's root-owned Unix socket. The key is made here and never leaves this
-machine's configuration folder.`,
-		Example: "  infractl login --name anna\n  infractl login --name anna < code.txt",
-		Args:    arity(0, 0),
-		RunE: func(c *cobra.Command, _ []string) error {
-			if name == "" {
-				name = localName()
-			}
-			return a.runLogin(c.Context(), socket, name)
+A login code is what an admin makes with "infractl operator add": it says where the server is and works from any machine that
+reaches it. An admin code comes from "infractl-server init" or "infractl-server admin-code", makes an admin, and works only on
+the server's machine, as root, over its Unix socket.
+
+The code is asked for, or read from stdin. It may be given as an argument too, but then it stands in the shell's history and every
+user of this machine sees it in the list of processes; a code that was used is worth nothing, one whose login failed is.
+The key is made here and never leaves this machine's configuration folder.`,
+		Example: "  infractl login\n  infractl login < code.txt\n  sudo infractl login --name anna",
+		Args:    arity(0, 1),
+		RunE: func(c *cobra.Command, args []string) error {
+			return a.runLogin(c.Context(), loginOptions{socket: socket, name: name, code: strings.Join(args, "")})
 		},
 	}
 	exits(c, true)
-	c.Flags().StringVar(&socket, "socket", DefaultSocket, "the server's Unix socket")
-	c.Flags().StringVar(&name, "name", "", "your name as an operator: lower-case letters, digits, hyphens (default: your local name, admin for root)")
+	c.Flags().StringVar(&socket, "socket", DefaultSocket, "the server's Unix socket, for an admin code")
+	c.Flags().StringVar(&name, "name", "", "your name as an operator, for an admin code: lower-case letters, digits, hyphens (default: your local "+
+		"name, admin for root)")
 	return c
 }
 
@@ -56,35 +60,36 @@ func localName() string {
 	return "admin"
 }
 
-func (a *app) runLogin(ctx context.Context, socket, name string) error {
-	if err := certs.ValidateName("operator name", name); err != nil {
-		return err
-	}
+type loginOptions struct {
+	// socket and name count for an admin code; a login code knows both.
+	socket, name string
+	// code is the code if it stands on the command line.
+	code string
+}
+
+func (a *app) runLogin(ctx context.Context, o loginOptions) error {
 	f, err := a.folder()
 	if err != nil {
 		return err
 	}
-	if err := checkSocket(socket); err != nil {
-		return err
-	}
-	code, err := a.readCode(ctx)
-	if err != nil {
-		return err
+	if o.code == "" {
+		if o.code, err = a.readCode(ctx); err != nil {
+			return err
+		}
 	}
 	key, err := client.NewKey()
 	if err != nil {
 		return err
 	}
-	conn, err := client.Socket(socket)
+	var id *v1.OperatorIdentity
+	if jointoken.IsLogin(o.code) {
+		id, err = a.loginFromAfar(ctx, o, key)
+	} else {
+		id, err = a.loginOnTheSpot(ctx, o, key)
+	}
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
-	answer, err := v1.NewOperatorServiceClient(conn).Login(ctx, &v1.LoginRequest{Code: code, Name: name, Csr: key.CSR})
-	if err != nil {
-		return loginError(socket, errs.FromGRPC(err))
-	}
-	id := answer.GetIdentity()
 	if err := f.Store(key, id); err != nil {
 		return err
 	}
@@ -94,7 +99,49 @@ func (a *app) runLogin(ctx context.Context, socket, name string) error {
 	return nil
 }
 
-// checkSocket says what is wrong before a code is asked for.
+// loginFromAfar uses a login code, which says where the server is and who logs in.
+func (a *app) loginFromAfar(ctx context.Context, o loginOptions, key *client.KeyAndCSR) (*v1.OperatorIdentity, error) {
+	if o.name != "" {
+		return nil, errs.New(errs.Invalid, "a login code says itself whose it is").WithHint("leave --name out")
+	}
+	code, err := jointoken.ParseLogin(o.code)
+	if err != nil {
+		return nil, err
+	}
+	id, now, err := client.Redeem(ctx, code, key, 0)
+	if err != nil {
+		return nil, errs.Wrap("log in", err)
+	}
+	if off := a.clock.Now().Sub(now); off.Abs() > time.Minute {
+		a.note("warning: this machine's clock is %s off the server's; certificates are checked by it", off.Abs().Round(time.Second))
+	}
+	return id, nil
+}
+
+// loginOnTheSpot uses an admin code, over the server's socket.
+func (a *app) loginOnTheSpot(ctx context.Context, o loginOptions, key *client.KeyAndCSR) (*v1.OperatorIdentity, error) {
+	if o.name == "" {
+		o.name = localName()
+	}
+	if err := certs.ValidateName("operator name", o.name); err != nil {
+		return nil, err
+	}
+	if err := checkSocket(o.socket); err != nil {
+		return nil, err
+	}
+	conn, err := client.Socket(o.socket)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	answer, err := v1.NewOperatorServiceClient(conn).Login(ctx, &v1.LoginRequest{Code: o.code, Name: o.name, Csr: key.CSR})
+	if err != nil {
+		return nil, loginError(o.socket, errs.FromGRPC(err))
+	}
+	return answer.GetIdentity(), nil
+}
+
+// checkSocket says what is wrong with the socket.
 func checkSocket(socket string) error {
 	info, err := os.Stat(socket)
 	switch {
@@ -102,7 +149,7 @@ func checkSocket(socket string) error {
 		return errs.New(errs.Denied, "the server's socket is for root alone").At(socket).WithHint("log in as root: sudo infractl login")
 	case err != nil:
 		return errs.New(errs.Unavailable, "no server socket").At(socket).
-			WithHint("log in on the server's machine, while infractl-server runs; or name its socket with --socket")
+			WithHint("an admin code works on the server's machine, while infractl-server runs; or name its socket with --socket")
 	case info.Mode()&fs.ModeSocket == 0:
 		return errs.New(errs.Invalid, "this is no socket").At(socket).WithHint("name the server's socket with --socket")
 	}
@@ -159,9 +206,19 @@ func (a *app) whoamiCmd() *cobra.Command {
 				return w.Message(id, func() error {
 					w.Printf("%s, %s of site %s; certificate ends %s\n", id.GetName(), word(id.GetRole(), "ROLE_"), id.GetSite(),
 						a.until(id.GetNotAfter()))
+					w.Printf("server %s at %s; identity in %s\n", dash(id.GetServerVersion()), strings.TrimPrefix(conn.Target(), "passthrough:///"), a.identityDir())
 					return nil
 				})
 			})
 		},
 	}
+}
+
+// identityDir is where the identity is kept; "-" where that is not known.
+func (a *app) identityDir() string {
+	f, err := a.folder()
+	if err != nil {
+		return "-"
+	}
+	return f.Dir()
 }

@@ -57,6 +57,33 @@ func TestScripts(t *testing.T) {
 	})
 }
 
+// smallSite is a site that needs no files beside it.
+const smallSite = `site: projetpro
+domain: projetpro.lab
+networks:
+  wan: {cidr: 192.168.8.0/24, gateway: 192.168.8.1}
+  lan: {cidr: 10.0.10.0/24, gateway: 10.0.10.1}
+  vpn: {cidr: 10.0.20.0/24}
+nodes:
+  vrouter:
+    role: router
+    platform: linux
+    interfaces:
+      eth0: {network: wan, address: 192.168.8.30}
+      eth1: {network: lan, address: 10.0.10.1}
+      eth2: {network: vpn, address: 10.0.20.1}
+  client-relay: {role: relay,   address: 10.0.10.4}
+  srv-prod:     {role: prod,    address: 10.0.10.20}
+  srv-pre-prod: {role: preprod, address: 10.0.10.21}
+server: {nodes: [client-relay], port: 7443, enrol_port: 7444}
+flows:
+  - {name: admin,   from: vpn,          to: client-relay, ports: [ssh]}
+  - {name: bastion, from: client-relay, to: all,          ports: [ssh]}
+ssh: {port: 202, users: [operator]}
+accounts:
+  operator: {name: Operator, sudo: true, ssh_keys: ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIO9QDrqAzMuTQRjqNMTgL/tfdiWp0SM7NcpVt6tSUKIU"]}
+`
+
 // setUp gives each script a server, a folder of an operator who is logged in, and a site file.
 func setUp(env *testscript.Env) error {
 	f, stop, err := startFake(env.WorkDir)
@@ -84,6 +111,19 @@ func setUp(env *testscript.Env) error {
 	env.Setenv("INFRACTL_CONFIG", config)
 	env.Setenv("SERVER", f.addr)
 	env.Setenv("SOCKET", f.socket)
+	f.set("small.yaml", base64.StdEncoding.EncodeToString([]byte(smallSite)))
+	for name, id := range map[string]string{"LOGINCODE": "good", "USEDCODE": "used"} {
+		code, err := f.loginCode(id)
+		if err != nil {
+			return err
+		}
+		env.Setenv(name, code)
+		if err := os.WriteFile(filepath.Join(env.WorkDir, strings.ToLower(name)+".txt"), []byte(code+"\n"), 0o600); err != nil {
+			return err
+		}
+	}
+	env.Setenv("XDG_RUNTIME_DIR", "")
+	env.Setenv("TMPDIR", env.WorkDir)
 	env.Setenv("HOME", env.WorkDir)
 	env.Setenv("SSH_AUTH_SOCK", "")
 	env.Setenv("INFRACTL_SSH_IDENTITY", "")

@@ -128,7 +128,7 @@ func TestLoginThroughARealRelay(t *testing.T) {
 			t.Fatal(err)
 		}
 		argv := buildSSH([]netip.AddrPort{relay.place, node.place}, known, []string{"echo", "$SSH_CONNECTION"},
-			sshOptions{user: me.Username, identity: identity})
+			sshOptions{user: me.Username, identity: identity}, nil)
 		out, err := exec.CommandContext(t.Context(), argv[0], argv[1:]...).CombinedOutput()
 		return string(out), err
 	}

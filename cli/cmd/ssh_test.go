@@ -26,6 +26,7 @@ func TestBuildSSH(t *testing.T) {
 		known   string
 		command []string
 		o       sshOptions
+		pass    *sshPass
 		want    []string
 	}{
 		"RelayDirectly": {
@@ -43,6 +44,16 @@ func TestBuildSSH(t *testing.T) {
 			o:    sshOptions{user: "operator", identity: "/k"},
 			want: join(options(`"/c/known"`), []string{"-o", `IdentityFile="/k"`, "-o", "IdentitiesOnly=yes", "-p", "202", "fd00::4", "--", "uptime", "-p"}),
 		},
+		"CertificatesOfTheirOwn": {
+			places: []netip.AddrPort{addr("10.0.10.4:202"), addr("10.0.10.20:22")}, known: "/c/known",
+			o:    sshOptions{user: "operator", identity: "/my/own"},
+			pass: &sshPass{key: "/t/key", certificates: []string{"/t/relay", "/t/node"}},
+			want: join(options(`"/c/known"`), []string{"-o", `IdentityFile="/t/key"`, "-o", `CertificateFile="/t/node"`, "-o", "IdentitiesOnly=yes",
+				"-o", "IdentityAgent=none", "-o", `ProxyCommand='ssh' '-F' 'none' '-o' 'UserKnownHostsFile="/c/known"' ` +
+					`'-o' 'GlobalKnownHostsFile=none' '-o' 'StrictHostKeyChecking=yes' '-o' 'UpdateHostKeys=no' '-o' 'ConnectTimeout=10' '-l' 'operator' ` +
+					`'-o' 'IdentityFile="/t/key"' '-o' 'CertificateFile="/t/relay"' '-o' 'IdentitiesOnly=yes' '-o' 'IdentityAgent=none' ` +
+					`'-p' '202' '-W' '10.0.10.20:22' '10.0.10.4'`, "-p", "22", "10.0.10.20"}),
+		},
 		"HardPath": {
 			places: []netip.AddrPort{addr("10.0.10.4:202")}, known: "/my conf/100%/it's", o: sshOptions{user: "operator"},
 			want: join(options(`"/my conf/100%%/it's"`), []string{"-p", "202", "10.0.10.4"}),
@@ -50,7 +61,7 @@ func TestBuildSSH(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			if diff := cmp.Diff(tt.want, buildSSH(tt.places, tt.known, tt.command, tt.o)); diff != "" {
+			if diff := cmp.Diff(tt.want, buildSSH(tt.places, tt.known, tt.command, tt.o, tt.pass)); diff != "" {
 				t.Error(diff)
 			}
 		})
@@ -67,17 +78,18 @@ func TestQuoteAll(t *testing.T) {
 func TestAccountName(t *testing.T) {
 	users := []string{"operator", "anna"}
 	for name, tt := range map[string]struct {
-		wanted, local string
-		users         []string
-		want          string
+		wanted, operator, local string
+		users                   []string
+		want                    string
 	}{
-		"Named":           {"root", "anna", users, "root"},
-		"LocalIfAllowed":  {"", "anna", users, "anna"},
-		"FirstOtherwise":  {"", "bob", users, "operator"},
-		"LocalWithoutAny": {"", "bob", nil, "bob"},
+		"Named":           {"root", "", "anna", users, "root"},
+		"OwnNameFirst":    {"", "anna", "operator", users, "anna"},
+		"LocalIfAllowed":  {"", "carla", "anna", users, "anna"},
+		"FirstOtherwise":  {"", "carla", "bob", users, "operator"},
+		"LocalWithoutAny": {"", "carla", "bob", nil, "bob"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := accountName(tt.wanted, tt.local, tt.users); got != tt.want {
+			if got := accountName(tt.wanted, tt.operator, tt.local, tt.users); got != tt.want {
 				t.Errorf("got %s, want %s", got, tt.want)
 			}
 		})
