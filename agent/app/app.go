@@ -272,6 +272,7 @@ func (a *App) session(ctx context.Context) error {
 		Version: version.String(), BootID: facts.BootID(a.host), Registerer: a.registry, Changed: a.changed, Backoff: a.cfg.Backoff}
 	if a.engine != nil {
 		cfg.Engine = engineAdapter{a.engine}
+		cfg.Consoles = a.consoles()
 		cfg.Usage = a.metrics.Usage().Measure
 	}
 	if a.providers.Stacks != nil {

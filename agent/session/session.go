@@ -94,6 +94,8 @@ type Config struct {
 	Facts func(context.Context) *v1.HostFacts
 	// Stacks restarts container stacks and says how they are; nil where nothing is managed.
 	Stacks Stacks
+	// Consoles carries logs and commands; nil on a probe.
+	Consoles Consoles
 	// Fingerprint identifies the machine; it is read anew before each connection.
 	Fingerprint func() (*v1.HostFingerprint, error)
 	// WitnessKey is the public half of the witness key.
@@ -156,7 +158,8 @@ func New(ctx context.Context, cfg Config) (*Session, error) {
 	if cfg.Stacks != nil {
 		s.reporter.containers = cfg.Stacks.State
 	}
-	s.tasks = &tasks{journal: journal, engine: cfg.Engine, prober: cfg.Prober, usage: cfg.Usage, stacks: cfg.Stacks, confirm: confirmer{s}, clock: s.clock,
+	s.tasks = &tasks{journal: journal, engine: cfg.Engine, prober: cfg.Prober, usage: cfg.Usage, stacks: cfg.Stacks,
+		consoles: cfg.Consoles, open: s.openConsole, confirm: confirmer{s}, clock: s.clock,
 		log: cfg.Log, running: map[string]bool{}, ctx: ctx, changed: func(kind string) {
 			s.lookAtStacks(ctx, kind)
 			s.Report()

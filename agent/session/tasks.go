@@ -33,6 +33,7 @@ const (
 	kindListen  = "listen"
 	kindRestart = "restart"
 	kindUsage   = "usage"
+	kindAttach  = "attach"
 )
 
 // tasks runs what the server asks for. It outlives sessions: work goes on when one breaks, and its result goes out on the
@@ -43,9 +44,12 @@ type tasks struct {
 	prober  Prober
 	usage   func(context.Context, *v1.UsageTask) (*v1.UsageResult, error)
 	stacks  Stacks
-	confirm Confirmer
-	clock   *enrol.Clock
-	log     hclog.Logger
+	// consoles carries logs and commands over streams that open opens.
+	consoles Consoles
+	open     func(context.Context) (AttachStream, func(), error)
+	confirm  Confirmer
+	clock    *enrol.Clock
+	log      hclog.Logger
 	// changed is called when an apply or a plan has ended.
 	changed func(kind string)
 
@@ -91,11 +95,16 @@ func (t *tasks) send(put func(*queue)) {
 	}
 }
 
-// busy reports whether anything runs.
+// busy reports whether anything runs that a new session would disturb; consoles have streams of their own.
 func (t *tasks) busy() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return len(t.running) > 0
+	for _, counts := range t.running {
+		if counts {
+			return true
+		}
+	}
+	return false
 }
 
 // settle gives a result to tasks that an agent that died had accepted.
@@ -168,6 +177,8 @@ func kindOf(task *v1.Task) string {
 		return kindRestart
 	case *v1.Task_Usage:
 		return kindUsage
+	case *v1.Task_Attach:
+		return kindAttach
 	}
 	return ""
 }
@@ -184,6 +195,8 @@ func (t *tasks) start(task *v1.Task) error {
 	case t.clock.Now().After(task.GetNotAfter().AsTime()):
 		return errs.New(errs.Precondition, "the task came too late: it had to start before %s",
 			task.GetNotAfter().AsTime().UTC().Format(time.RFC3339))
+	case t.consoles == nil && kind == kindAttach:
+		return errs.New(errs.Denied, "this agent is a probe and has no consoles")
 	case t.stacks == nil && kind == kindRestart:
 		return errs.New(errs.Denied, "this agent manages no container stacks")
 	case t.engine == nil && (kind == kindApply || kind == kindPlan), t.usage == nil && kind == kindUsage:
@@ -200,7 +213,7 @@ func (t *tasks) start(task *v1.Task) error {
 		}
 		t.apply = task.GetId()
 	}
-	t.running[task.GetId()] = true
+	t.running[task.GetId()] = kind != kindAttach
 	t.group.Go(func() { t.run(task, kind) })
 	return nil
 }
@@ -270,6 +283,10 @@ func (t *tasks) work(task *v1.Task) (result *v1.TaskResult, err error) {
 		if out != nil {
 			result.Outcome = &v1.TaskResult_Usage{Usage: out}
 		}
+		return result, err
+	case *v1.Task_Attach:
+		out, err := t.attachConsole(work.Attach)
+		result.Outcome = &v1.TaskResult_Attach{Attach: out}
 		return result, err
 	case *v1.Task_Probe:
 		out, err := t.prober.Probe(t.ctx, work.Probe)

@@ -1,0 +1,21 @@
+package app
+
+import "github.com/infractl/infractl/agent/console"
+
+// consoles makes what carries logs and commands to operators.
+func (a *App) consoles() *console.Consoles {
+	cfg := console.Config{Host: a.host, Log: a.log.Named("console"), Stacks: a.stackNames}
+	if a.providers.Stacks != nil {
+		cfg.Engine = console.NewEngine(a.providers.Stacks.Engine)
+	}
+	return console.New(cfg)
+}
+
+// stackNames are the stacks of the spec that was last worked on.
+func (a *App) stackNames() []string {
+	var names []string
+	for _, s := range a.engine.Spec().GetContainers().GetStacks() {
+		names = append(names, s.GetName())
+	}
+	return names
+}
