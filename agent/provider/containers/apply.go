@@ -91,7 +91,7 @@ func (p *Provider) up(ctx context.Context, s *stackWork) error {
 	next := newRecord(s.want)
 	next.Pending = true
 	if s.have != nil {
-		next.Services = s.have.Services
+		next.Services, next.Stale = s.have.Services, s.have.paths()
 	}
 	if err := p.writeRecord(next); err != nil {
 		return err
@@ -109,7 +109,7 @@ func (p *Provider) up(ctx context.Context, s *stackWork) error {
 	if err != nil {
 		return err
 	}
-	next.Services, next.Pending = result.Services, false
+	next.Services, next.Pending, next.Stale = result.Services, false, nil
 	for i := range next.Services {
 		next.Services[i].Containers = nil // they are found by their labels
 	}
@@ -133,9 +133,9 @@ func (p *Provider) writeFiles(s *stackWork) error {
 	if s.have == nil {
 		return nil
 	}
-	for _, old := range append(slices.Clone(s.have.Files), s.have.File) {
+	for _, old := range s.have.paths() {
 		file := path.Join(p.projectDir(s.name), old)
-		if old == "" || slices.ContainsFunc(files, sameAs(file)) {
+		if slices.ContainsFunc(files, sameAs(file)) {
 			continue
 		}
 		if err := p.host.Remove(file); err != nil {
@@ -247,10 +247,8 @@ func (p *Provider) remove(ctx context.Context, r *record) error {
 		return err
 	}
 	files := secrets
-	for _, f := range append(slices.Clone(r.Files), r.File) {
-		if f != "" {
-			files = append(files, path.Join(p.projectDir(r.Name), f))
-		}
+	for _, f := range r.paths() {
+		files = append(files, path.Join(p.projectDir(r.Name), f))
 	}
 	for _, f := range append(files, p.recordPath(r.Name)) {
 		if err := p.host.Remove(f); err != nil {

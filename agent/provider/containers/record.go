@@ -31,6 +31,8 @@ type record struct {
 	// File is the Compose file's name, Files are those beside it.
 	File  string   `json:"file"`
 	Files []string `json:"files,omitempty"`
+	// Stale are files of the state before, which a change that is pending removes.
+	Stale []string `json:"stale,omitempty"`
 	// Images are what runs by reference, IDs their digests.
 	Images map[string]string `json:"images,omitempty"`
 	IDs    map[string]string `json:"ids,omitempty"`
@@ -63,6 +65,13 @@ func newRecord(s *v1.StackSpec) *record {
 		r.Secrets[x.GetName()] = x.GetVersion()
 	}
 	return r
+}
+
+// paths are all files in the stack's folder that may be there.
+func (r *record) paths() []string {
+	list := slices.Concat([]string{r.File}, r.Files, r.Stale)
+	slices.Sort(list)
+	return slices.DeleteFunc(slices.Compact(list), func(f string) bool { return f == "" })
 }
 
 // composeName is the Compose file's name in the stack's folder.

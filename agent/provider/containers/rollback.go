@@ -63,19 +63,16 @@ func (p *Provider) snapshotStack(name string, want *v1.StackSpec) (stackBefore, 
 	var paths []string
 	add := func(files ...string) {
 		for _, f := range files {
-			if file := path.Join(p.projectDir(name), f); f != "" && !slices.Contains(paths, file) {
+			if file := path.Join(p.projectDir(name), f); !slices.Contains(paths, file) {
 				paths = append(paths, file)
 			}
 		}
 	}
 	if have != nil {
-		add(have.File)
-		add(have.Files...)
+		add(have.paths()...)
 	}
 	if want != nil {
-		next := newRecord(want)
-		add(next.File)
-		add(next.Files...)
+		add(newRecord(want).paths()...)
 	}
 	if before.Files, err = p.host.Snapshot(paths...); err != nil {
 		return before, err
