@@ -3,7 +3,6 @@ package rollout_test
 import (
 	"context"
 	"fmt"
-	"sync"
 	"testing"
 	"time"
 
@@ -13,71 +12,18 @@ import (
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 	"github.com/infractl/infractl/server/rollout"
 	"github.com/infractl/infractl/server/rollout/rollouttest"
-	"github.com/infractl/infractl/server/store"
 )
-
-// brittle is a store that dies at one of its writes, before or after it, until it is mended. What is written stays.
-type brittle struct {
-	store.Store
-	mu   sync.Mutex
-	left int // writes until it dies; negative: never
-	late bool
-	dead bool
-}
-
-func (b *brittle) Write(ctx context.Context, ops ...store.Op) ([]store.Record, error) {
-	b.mu.Lock()
-	dies := !b.dead && b.left == 0
-	b.left--
-	b.dead = b.dead || dies
-	dead, late := b.dead, b.late
-	b.mu.Unlock()
-	if dead && (!dies || !late) {
-		return nil, store.Closed()
-	}
-	recs, err := b.Store.Write(ctx, ops...)
-	if dies {
-		return nil, store.Closed()
-	}
-	return recs, err
-}
-
-func (b *brittle) Get(ctx context.Context, kind store.Kind, name string) (store.Record, error) {
-	if b.died() {
-		return store.Record{}, store.Closed()
-	}
-	return b.Store.Get(ctx, kind, name)
-}
-
-func (b *brittle) List(ctx context.Context, kind store.Kind, opts store.ListOptions) ([]store.Record, error) {
-	if b.died() {
-		return nil, store.Closed()
-	}
-	return b.Store.List(ctx, kind, opts)
-}
-
-func (b *brittle) died() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.dead
-}
-
-func (b *brittle) mend() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.dead, b.left = false, -1
-}
 
 // crashing is a rig whose server is started again when its store died.
 type crashing struct {
 	*rig
-	store *brittle
+	store *rollouttest.Brittle
 }
 
 func (c *crashing) revive() {
-	if c.store.died() {
+	if c.store.Died() {
 		c.stop()
-		c.store.mend()
+		c.store.Mend()
 		c.serve()
 	}
 }
@@ -122,7 +68,7 @@ func crashAt(t *testing.T, at int, late bool) (used bool) {
 	plan := soaking(1, 15*time.Millisecond)
 	memory := rollouttest.NewStore()
 	r := newRigOn(t, plan, memory)
-	c := &crashing{rig: r, store: &brittle{Store: memory, left: at, late: late}}
+	c := &crashing{rig: r, store: rollouttest.NewBrittle(memory, at, late)}
 	c.rig.store = c.store // the fleet, which agents write to, keeps the store that does not die
 	r.serve()
 	defer func() { r.stop() }()
@@ -175,7 +121,5 @@ func crashAt(t *testing.T, at int, late bool) (used bool) {
 	if diff := cmp.Diff(map[string]int{"n0": 3, "relay": 2}, counts); diff != "" {
 		t.Errorf("commits: want one that failed and one for each pass: %s", diff)
 	}
-	c.store.mu.Lock()
-	defer c.store.mu.Unlock()
-	return c.store.dead || c.store.left < 0
+	return c.store.Used()
 }

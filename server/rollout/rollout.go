@@ -178,47 +178,10 @@ func (r *Rollouts) Run(ctx context.Context) error {
 			r.nudge()
 		}
 	})
-	for ctx.Err() == nil {
-		lease, err := r.cfg.Store.Acquire(ctx, leaseName, r.cfg.Holder, r.times.Lease)
-		if err != nil {
-			if !errs.Is(err, errs.Conflict) && ctx.Err() == nil {
-				r.cfg.Log.Error("cannot take the lease of the rollout leader", "error", err)
-			}
-			pause(ctx, r.times.Lease/5)
-			continue
-		}
-		if err := r.leadWith(ctx, lease); err != nil && ctx.Err() == nil {
-			r.cfg.Log.Error("rollouts stopped and begin again", "error", err)
-			pause(ctx, min(time.Second, r.times.Lease/5))
-		}
-	}
+	store.Lead(ctx, store.LeadConfig{
+		Leases: r.cfg.Store, Name: leaseName, Holder: r.cfg.Holder, Life: r.times.Lease, Log: r.cfg.Log,
+	}, r.lead)
 	return nil
-}
-
-// leadWith leads for as long as the lease can be renewed.
-func (r *Rollouts) leadWith(ctx context.Context, lease store.Lease) error {
-	leading, stop := context.WithCancel(ctx)
-	var renewal sync.WaitGroup
-	renewal.Go(func() {
-		defer stop()
-		for pause(leading, r.times.Lease/3) {
-			renewed, err := r.cfg.Store.Renew(leading, lease, r.times.Lease)
-			if err != nil {
-				if leading.Err() == nil {
-					r.cfg.Log.Warn("lost the lease of the rollout leader", "error", err)
-				}
-				return
-			}
-			lease = renewed
-		}
-	})
-	err := r.lead(leading)
-	stop()
-	renewal.Wait()
-	if rerr := r.cfg.Store.Release(context.WithoutCancel(ctx), lease); rerr != nil {
-		r.cfg.Log.Debug("could not give back the lease of the rollout leader", "error", rerr)
-	}
-	return err
 }
 
 // lead drives one rollout after the other.
