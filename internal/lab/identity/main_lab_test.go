@@ -190,10 +190,19 @@ func audited(t *testing.T, node, result, text string) bool {
 	return false
 }
 
+func serverMetrics(t *testing.T) string {
+	t.Helper()
+	page, err := site.ServerPage(t.Context(), "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return page
+}
+
 // refused returns how many refusals the server has counted for a reason.
 func refused(t *testing.T, reason string) int {
 	t.Helper()
-	for line := range strings.Lines(must(t, demo.Relay, "curl", "-sf", "http://127.0.0.1:7445/metrics")) {
+	for line := range strings.Lines(serverMetrics(t)) {
 		if rest, ok := strings.CutPrefix(line, `infractl_refused_total{reason="`+reason+`"} `); ok {
 			n, err := strconv.Atoi(strings.TrimSpace(rest))
 			if err != nil {
