@@ -40,7 +40,15 @@ demo-clean: demo-down ## Remove images and cache too
 
 test: unit e2e ## All tests: unit tests with the race detector, then the lab
 
-unit: ## Unit tests with the race detector
+# Unit tests run real iptables in namespaces of their own, and the race detector needs a C compiler.
+.PHONY: test-needs
+test-needs:
+	@need=; command -v gcc >/dev/null || need="$$need gcc libc6-dev"; command -v iptables >/dev/null || need="$$need iptables"; \
+	  command -v ip >/dev/null || need="$$need iproute2"; \
+	  test -z "$$need" || { echo "installing$$need"; apt-get -qq update && \
+	  DEBIAN_FRONTEND=noninteractive apt-get -qq -y install --no-install-recommends $$need >/dev/null; }
+
+unit: test-needs ## Unit tests with the race detector
 	CGO_ENABLED=1 $(GO) test -race ./...
 
 fuzz: ## Fuzz every parser, 30 s each (FUZZTIME=2m for longer)
