@@ -15,6 +15,7 @@ import (
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 	"github.com/infractl/infractl/server/backup"
 	"github.com/infractl/infractl/server/fleet"
+	"github.com/infractl/infractl/server/operation"
 	"github.com/infractl/infractl/server/rollout"
 	"github.com/infractl/infractl/server/session"
 	"github.com/infractl/infractl/server/store"
@@ -66,7 +67,7 @@ func Backup(ctx context.Context, cfg Config, withImages bool, w io.Writer) (*v1.
 // Restored is what Restore did, for people.
 type Restored struct {
 	*backup.Result
-	// Halted are the rollouts that were at work when the backup was made.
+	// Halted are the rollouts and operations that were at work when the backup was made.
 	Halted []string
 	// Addresses are those of the server's settings.
 	Addresses []string
@@ -124,6 +125,11 @@ func markRestored(ctx context.Context, cfg Config, s store.Store, m *backup.Mani
 	if halted, err = rollout.HaltForRestore(ctx, s, now); err != nil {
 		return nil, err
 	}
+	stopped, err := operation.HaltForRestore(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	halted = append(halted, stopped...)
 	if err := session.DropTasks(ctx, s); err != nil {
 		return nil, err
 	}

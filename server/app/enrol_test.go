@@ -435,7 +435,7 @@ func TestCounterMayJumpOnceAfterARestore(t *testing.T) {
 	m.counter = 5 // the server was put back to before four renewals
 	_, _, err := m.open(t.Context())
 	wantCode(t, err, errs.Precondition)
-	if err := f.app.fleet.Restored(t.Context()); err != nil {
+	if err := f.app.fleet.Restored(t.Context(), fleet.Restore{Time: f.clock.Now()}); err != nil {
 		t.Fatal(err)
 	}
 	m.mustOpen()

@@ -27,6 +27,8 @@ type ServerState struct {
 	Downtimes []Downtime `json:"downtimes,omitempty"`
 	// Restores counts how often its state was put back from a backup; after each one, join counters may jump forward once.
 	Restores int `json:"restores,omitempty"`
+	// Restore is the latest of them, nil for none.
+	Restore *Restore `json:"restore,omitempty"`
 }
 
 // Downtime is a time in which the server did not run.
@@ -65,11 +67,6 @@ func (f *Fleet) Alive(ctx context.Context, now time.Time) error {
 		}
 		s.Alive = now
 	})
-}
-
-// Restored notes that the server's state was put back from a backup.
-func (f *Fleet) Restored(ctx context.Context) error {
-	return f.updateServer(ctx, func(s *ServerState) { s.Restores++ })
 }
 
 func (f *Fleet) servers() *store.Table[ServerState] {

@@ -68,7 +68,7 @@ func showRestored(out io.Writer, r *app.Restored, now time.Time) {
 		fmt.Fprintf(out, "moved aside   %s\n", dir)
 	}
 	for _, id := range r.Halted {
-		fmt.Fprintf(out, "halted        rollout %s, which was at work when the backup was made\n", id)
+		fmt.Fprintf(out, "halted        %s, which was at work when the backup was made\n", id)
 	}
 	fmt.Fprintf(out, `
 not known to this server: all that happened from %s to now (%s)

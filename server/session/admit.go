@@ -91,6 +91,9 @@ func (s *Service) admit(ctx context.Context, c access.Caller, h *v1.Hello) (flee
 			return errUnchanged
 		}
 		apply(n, h, v, state.Restores)
+		if n.Probe { // it manages nothing, and has no state to compare
+			state.Restore.Heard(n, nil)
+		}
 		n.Address, n.LastSeen = c.Address, now
 		return nil
 	})

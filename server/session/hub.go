@@ -119,6 +119,9 @@ func (h *Hub) Cut(node string) {
 	}
 }
 
+// Touched tells watchers that a node's record was changed by somebody else than its agent.
+func (h *Hub) Touched(node string) { h.watchers.publish(NodeEvent{Node: node, Reported: true}) }
+
 // EndAll ends all live sessions because the server stops; agents come back by themselves.
 func (h *Hub) EndAll() {
 	h.mu.Lock()
@@ -213,7 +216,8 @@ func (h *Hub) flush(ctx context.Context) {
 	h.mu.Unlock()
 	for node, p := range maps.All(todo) {
 		_, err := h.cfg.Fleet.UpdateNode(ctx, node, func(n *fleet.Node) error {
-			if p.at.After(n.LastSeen) {
+			// A time to come was written while the clock was wrong.
+			if p.at.After(n.LastSeen) || n.LastSeen.After(h.cfg.Clock.Now().Add(time.Minute)) {
 				n.LastSeen, n.Skew = p.at, p.skew
 			}
 			return nil

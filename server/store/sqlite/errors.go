@@ -64,7 +64,7 @@ func (s *Store) full(err error) error {
 
 func (s *Store) damaged(err error) error {
 	return errs.New(errs.Internal, "the database is damaged: %w", err).At(s.path).
-		WithHint("stop infractl-server, keep a copy of %s, and restore the last backup: infractl-server restore BACKUP", s.cfg.Dir)
+		WithHint("stop infractl-server, keep a copy of %s, and restore the last backup: infractl-server restore FILE --force", s.cfg.Dir)
 }
 
 func (s *Store) isClosed() bool {
