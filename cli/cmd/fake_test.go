@@ -228,7 +228,11 @@ func withoutBytes(m protoreflect.Message) {
 		switch {
 		case fd.Kind() == protoreflect.BytesKind:
 			m.Clear(fd)
-		case fd.Kind() == protoreflect.MessageKind && !fd.IsList() && !fd.IsMap():
+		case fd.Kind() == protoreflect.MessageKind && fd.IsList():
+			for i := range v.List().Len() {
+				withoutBytes(v.List().Get(i).Message())
+			}
+		case fd.Kind() == protoreflect.MessageKind && !fd.IsMap():
 			withoutBytes(v.Message())
 		}
 		return true

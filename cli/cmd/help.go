@@ -3,6 +3,7 @@ package cmd
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -26,7 +27,9 @@ func group(use, short string, verbs ...*cobra.Command) *cobra.Command {
 		err := errs.New(errs.Invalid, "%s has no command %q", c.CommandPath(), args[0])
 		c.SuggestionsMinimumDistance = 2
 		if near := c.SuggestionsFor(args[0]); len(near) > 0 {
-			return err.WithHint("did you mean: %s %s", c.CommandPath(), near[0])
+			// Whoever typed the beginning of a command meant that one.
+			begun := slices.IndexFunc(near, func(n string) bool { return strings.HasPrefix(n, args[0]) })
+			return err.WithHint("did you mean: %s %s", c.CommandPath(), near[max(begun, 0)])
 		}
 		return err.WithHint("%s --help lists the commands", c.CommandPath())
 	}

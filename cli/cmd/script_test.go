@@ -96,6 +96,9 @@ func setUp(env *testscript.Env) error {
 	if err := f.logIn(config); err != nil {
 		return err
 	}
+	if err := os.CopyFS(filepath.Join(env.WorkDir, "stacks"), os.DirFS("../../examples/projetpro/stacks")); err != nil {
+		return err
+	}
 	for _, name := range []string{"site.yaml", "lab.yaml"} {
 		content, err := os.ReadFile(filepath.Join("../../examples/projetpro", name))
 		if err != nil {

@@ -2,12 +2,8 @@ package cmd
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -17,7 +13,7 @@ import (
 	"github.com/infractl/infractl/cli/output"
 	"github.com/infractl/infractl/internal/errs"
 	"github.com/infractl/infractl/internal/site"
-	"github.com/infractl/infractl/internal/site/yamltree"
+	"github.com/infractl/infractl/internal/site/sitedir"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
@@ -34,60 +30,13 @@ func (f *siteFlags) add(c *cobra.Command) {
 	must(c.MarkFlagFilename("overlay", "yaml", "yml"))
 }
 
-// read reads the files and looks which of the paths that the site names exist beside it.
+// read reads the files, and those of the stacks that the site names.
 func (f *siteFlags) read() (*v1.SiteSource, error) {
-	content, err := readLimited(f.file)
-	if err != nil {
-		return nil, err
-	}
-	src := &v1.SiteSource{File: f.file, Content: content}
 	overlay := f.overlay
 	if overlay == "" {
 		overlay = os.Getenv("INFRACTL_OVERLAY")
 	}
-	if overlay != "" {
-		if src.OverlayContent, err = readLimited(overlay); err != nil {
-			return nil, err
-		}
-		src.OverlayFile = overlay
-	}
-	base := filepath.Dir(f.file)
-	look := site.SourceFromProto(src)
-	look.Present = func(path string) bool {
-		_, err := os.Stat(filepath.Join(base, path))
-		if err == nil && !slices.Contains(src.PresentFiles, path) {
-			src.PresentFiles = append(src.PresentFiles, path)
-		}
-		return err == nil
-	}
-	site.Load(look) // what it finds is told by check
-	return src, nil
-}
-
-// readLimited reads a file, but not more of it than the parser needs to see that it is too large.
-func readLimited(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, errs.New(errs.NotFound, "no such file").At(path).WithHint("name the site file with -f; examples/projetpro/site.yaml is one")
-	}
-	if err != nil {
-		return nil, errs.New(errs.Invalid, "cannot be read: %w", cause(err)).At(path)
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, yamltree.MaxBytes+1))
-	if err != nil {
-		return nil, errs.New(errs.Invalid, "cannot be read: %w", cause(err)).At(path)
-	}
-	return data, nil
-}
-
-// cause takes operation and path off an error of package os; the message names the path already.
-func cause(err error) error {
-	var path *fs.PathError
-	if errors.As(err, &path) {
-		return path.Err
-	}
-	return err
+	return sitedir.Read(f.file, overlay)
 }
 
 // check validates a source here, before any host or server hears of it. It writes the findings and fails on errors.
@@ -226,19 +175,41 @@ func (a *app) historyCmd() *cobra.Command {
 
 func (a *app) siteShowCmd() *cobra.Command {
 	var number uint64
+	var path string
 	c := &cobra.Command{
-		Use: "show", Short: "Print a stored revision's site file", Example: "  infractl site show --revision 3 > old.yaml", Args: arity(0, 0),
+		Use: "show", Short: "Print a stored revision's site file, or a file of its stacks",
+		Long: `Print a stored revision's site file. The Compose files of its stacks and what stands beside them are named on stderr; --path prints
+one of them.`,
+		Example: "  infractl site show --revision 3 > old.yaml\n  infractl site show --path stacks/services.yml",
+		Args:    arity(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			return a.withServer(c.Context(), func(ctx context.Context, conn *grpc.ClientConn, w *output.Writer) error {
 				r, err := v1.NewSiteServiceClient(conn).GetRevision(ctx, &v1.GetRevisionRequest{Number: number})
 				if err != nil {
 					return err
 				}
-				return w.Message(r, func() error { return w.Raw(r.GetSource().GetContent()) })
+				return w.Message(r, func() error { return a.showSource(w, r.GetSource(), path) })
 			})
 		},
 	}
 	c.Flags().Uint64Var(&number, "revision", 0, "the revision; 0 is the newest")
+	c.Flags().StringVar(&path, "path", "", "a file of a stack, instead of the site file")
 	must(c.RegisterFlagCompletionFunc("revision", a.completer(revisionNumbers)))
 	return c
+}
+
+// showSource prints one file of a site.
+func (a *app) showSource(w *output.Writer, src *v1.SiteSource, path string) error {
+	if path == "" {
+		for _, f := range src.GetFiles() {
+			a.note("with %s (%d bytes)", f.GetPath(), len(f.GetContent()))
+		}
+		return w.Raw(src.GetContent())
+	}
+	for _, f := range src.GetFiles() {
+		if f.GetPath() == path {
+			return w.Raw(f.GetContent())
+		}
+	}
+	return errs.New(errs.NotFound, "the revision has no file %q", path).WithHint("infractl site show names them")
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"strconv"
 	"strings"
 	"time"
@@ -17,6 +18,15 @@ import (
 	"github.com/infractl/infractl/internal/errs"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
+
+// cause takes operation and path off an error of package os; the message names the path already.
+func cause(err error) error {
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		return path.Err
+	}
+	return err
+}
 
 // await does something that cannot be interrupted, such as reading from a terminal, and gives it up when ctx ends.
 func await[T any](ctx context.Context, do func() (T, error)) (T, error) {
