@@ -162,6 +162,9 @@ func (s *Consoles) outputs(ctx context.Context, l *link, in *incoming[v1.AttachR
 			if err := console.CheckOutput(out); err != nil {
 				return err
 			}
+			if len(out.GetData()) == 0 && !out.GetEnded() {
+				continue // the agent looks whether the stream is still there
+			}
 		case <-recheck.C:
 			if err := s.cfg.Good(ctx, caller); err != nil {
 				return err
