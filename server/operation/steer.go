@@ -34,7 +34,7 @@ func (e *Engine) Resume(ctx context.Context, id, operator string) (*v1.Operation
 
 // Cancel stops an operation when the step at work has ended, and undoes what was done. One that is stuck is given up as it
 // is: its target is free, and nothing more is undone. One that is being undone and waits for somebody stands still instead,
-// so that it can be given up. Precondition for one that has ended or whose step is being undone just now.
+// so that it can be given up. Precondition for one that has ended or is being undone without a wait.
 func (e *Engine) Cancel(ctx context.Context, id, operator string) (*v1.Operation, error) {
 	return e.steer(ctx, id, operator, "cancel", func(r *record) error {
 		switch r.State {
@@ -51,7 +51,7 @@ func (e *Engine) Cancel(ctx context.Context, id, operator string) (*v1.Operation
 			}
 			r.Message, r.Hint = "given up by "+operator+" without being undone: "+r.Message, ""
 		case undoing:
-			if i := r.next(); i < 0 || r.Steps[i].Active {
+			if i := r.next(); i < 0 || r.Steps[i].Active || r.Steps[i].Waits == 0 {
 				return refuse(r, "canceled")
 			}
 			r.stand(stuck, operator+" stopped the undoing",

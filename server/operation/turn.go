@@ -22,44 +22,47 @@ func (e *Engine) turn(ctx context.Context, rec record) error {
 	rests := i < 0 || !rec.Steps[i].Active
 	switch {
 	case rec.CancelBy != "" && !rec.Undoing && rests:
-		return e.change(ctx, &rec, func(r *record) error { r.turnRound(); return nil })
+		_, err := e.change(ctx, &rec, (*record).turnRound)
+		return err
 	case rec.PausedBy != "" && !rec.Undoing && rests && i >= 0:
-		return e.change(ctx, &rec, func(r *record) error {
-			r.State, r.Message = paused, "paused by "+r.PausedBy
-			return nil
-		})
+		_, err := e.change(ctx, &rec, func(r *record) { r.State, r.Message = paused, "paused by "+r.PausedBy })
+		return err
 	case i < 0:
 		return e.end(ctx, &rec)
 	}
 	steps, err := e.steps(&rec)
 	if err != nil {
-		return e.change(ctx, &rec, func(r *record) error {
-			r.stand(stuck, err.Error(), "run the infractl-server that began it, then: infractl operation retry "+r.ID)
-			return nil
+		message := err.Error()
+		_, err := e.change(ctx, &rec, func(r *record) {
+			r.stand(stuck, message, "run the infractl-server that began it, then: infractl operation retry "+r.ID)
 		})
+		return err
 	}
 	return e.step(ctx, &rec, i, &steps[i])
 }
 
-// change writes one move down, unless somebody steered the operation since rec was read.
-func (e *Engine) change(ctx context.Context, rec *record, move func(*record) error) error {
-	_, err := e.update(ctx, rec.ID, func(r *record) error {
+// change writes one move down, and into rec, unless somebody steered the operation since rec was read.
+func (e *Engine) change(ctx context.Context, rec *record, move func(*record)) (moved bool, err error) {
+	now, err := e.update(ctx, rec.ID, func(r *record) error {
 		if r.State != rec.State || r.Undoing != rec.Undoing || r.PausedBy != rec.PausedBy || r.CancelBy != rec.CancelBy {
 			return errMoved
 		}
-		return move(r)
+		move(r)
+		return nil
 	})
 	if errors.Is(err, errMoved) {
-		return nil
+		return false, nil
 	}
-	return err
+	if err == nil {
+		*rec = now
+	}
+	return err == nil, err
 }
 
 // step runs a step forwards or backwards, and writes down what came of it.
 func (e *Engine) step(ctx context.Context, rec *record, i int, def *Step) error {
 	back := rec.Undoing
-	began := false
-	err := e.change(ctx, rec, func(r *record) error {
+	began, err := e.change(ctx, rec, func(r *record) {
 		s := &r.Steps[i]
 		if !s.Active { // one that a former server began is the same attempt
 			s.Active, s.Started, s.Ended, s.Message = true, e.now(), time.Time{}, ""
@@ -70,8 +73,7 @@ func (e *Engine) step(ctx context.Context, rec *record, i int, def *Step) error 
 				s.Begun = true
 			}
 		}
-		s.State, r.RetryAt, began, *rec = stepRunning, time.Time{}, true, *r
-		return nil
+		s.State, r.RetryAt = stepRunning, time.Time{}
 	})
 	if err != nil || !began {
 		return err
