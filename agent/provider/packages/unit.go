@@ -76,7 +76,11 @@ func (p *Provider) oneUnit(ctx context.Context, what string, argv []string) erro
 
 // await waits for the end of a unit, forgets it and says how it ended.
 func (p *Provider) await(ctx context.Context, what, unit string) error {
+	bound := time.Now().Add(p.limit + p.lockWait + time.Minute) // systemd ends it before that
 	for {
+		if time.Now().After(bound) {
+			return errs.New(errs.Timeout, "%s: %s has no end", what, unit).WithHint("systemctl status %s", unit)
+		}
 		out, err := p.host.Run(ctx, "systemctl", "show", "--property=ActiveState,Result,Job", "--", unit)
 		if err != nil {
 			p.leave(ctx, unit)
@@ -90,8 +94,8 @@ func (p *Provider) await(ctx context.Context, what, unit string) error {
 				active = value
 			case "Result":
 				result = value
-			case "Job": // it is only about to start; shown when there is one
-				queued = true
+			case "Job": // "0" where there is none; else it is only about to start
+				queued = value != "" && value != "0"
 			}
 		}
 		switch {
