@@ -186,3 +186,5 @@ require (
 	rsc.io/qr v0.2.0 // indirect
 	tags.cncf.io/container-device-interface v1.1.1 // indirect
 )
+
+replace github.com/alecthomas/kingpin/v2 => ./third_party/kingpin

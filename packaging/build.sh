@@ -17,7 +17,7 @@ cp -r packaging "$build/packaging"
 
 programs=(./cli/infractl ./server/infractl-server ./agent/infractl-agent)
 if [ -e agent/infractl-compose/main.go ]; then programs+=(./agent/infractl-compose); fi
-CGO_ENABLED=0 GOOS=linux GOARCH=$arch "${GO:-go}" build -trimpath -buildvcs=false \
+CGO_ENABLED=0 GOOS=linux GOARCH=$arch "${GO:-go}" build -trimpath -buildvcs=false -tags grpcnotrace \
   -ldflags "-s -w -buildid= -X github.com/infractl/infractl/internal/version.linked=$version" -o "$build/bin/" "${programs[@]}"
 
 # The pages and completions come from the programs themselves, so from ones that run here.
@@ -25,7 +25,7 @@ run=$build/bin
 if [ "$arch" != "$("${GO:-go}" env GOHOSTARCH)" ]; then
   run=$build/host
   mkdir -p "$run"
-  CGO_ENABLED=0 "${GO:-go}" build -trimpath -buildvcs=false \
+  CGO_ENABLED=0 "${GO:-go}" build -trimpath -buildvcs=false -tags grpcnotrace \
     -ldflags "-X github.com/infractl/infractl/internal/version.linked=$version" -o "$run/" "${programs[@]}"
 fi
 

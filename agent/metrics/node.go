@@ -42,12 +42,15 @@ type nodeCollector struct {
 	mu      sync.Mutex
 	hanging map[string]time.Time
 
+	// meminfo are the lines of /proc/meminfo; nil leaves out what the collector does not know.
+	meminfo func() []string
+
 	duration, success, build *prometheus.Desc
 	version                  []string
 }
 
-func newNodeCollector(h *host.Host, log hclog.Logger) *nodeCollector {
-	return newRunner(func() (map[string]collector.Collector, error) {
+func newNodeCollector(h *host.Host, r *reader, log hclog.Logger) *nodeCollector {
+	c := newRunner(func() (map[string]collector.Collector, error) {
 		// Without a command line that was parsed there would be no collectors, and no error either.
 		if _, err := kingpin.CommandLine.Parse(nodeFlags(h)); err != nil {
 			return nil, errs.Wrap("set node_exporter's collectors up", err)
@@ -58,6 +61,8 @@ func newNodeCollector(h *host.Host, log hclog.Logger) *nodeCollector {
 		}
 		return made.Collectors, nil
 	}, log)
+	c.meminfo = func() []string { return r.lines("/proc/meminfo") }
+	return c
 }
 
 func newRunner(load func() (map[string]collector.Collector, error), log hclog.Logger) *nodeCollector {
@@ -152,6 +157,9 @@ func (c *nodeCollector) run(name string, one collector.Collector) (r result) {
 	err := update(one, ch)
 	close(ch)
 	<-done
+	if name == "meminfo" && err == nil && c.meminfo != nil {
+		r.metrics = append(r.metrics, moreMemory(r.metrics, c.meminfo())...)
+	}
 	r.err, r.took = err, time.Since(begun)
 	c.mu.Lock()
 	delete(c.hanging, name)

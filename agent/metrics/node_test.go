@@ -81,3 +81,31 @@ func TestCollectorThatHangsIsLeftOut(t *testing.T) {
 		}
 	}
 }
+
+func TestMemoryThatTheCollectorDoesNotKnow(t *testing.T) {
+	given := []prometheus.Metric{prometheus.MustNewConstMetric(prometheus.NewDesc("node_memory_MemTotal_bytes", "x", nil, nil), prometheus.GaugeValue, 1)}
+	got := moreMemory(given, []string{"MemTotal: 1 kB", "Balloon:  2 kB", "Active(new): 3 kB", "Pages_Total: 4", "", "bad-name: 5", "empty:"})
+	want := map[string]float64{"node_memory_Balloon_bytes": 2048, "node_memory_Active_new_bytes": 3072, "node_memory_Pages_Total": 4}
+	all := gather(t, stubMetrics(got))
+	if len(all) != len(want) {
+		t.Errorf("metrics = %v", all)
+	}
+	for name, v := range want {
+		if all[name][""] != v {
+			t.Errorf("%s = %v, want %v", name, all[name][""], v)
+		}
+	}
+}
+
+// stubMetrics is a collector of fixed metrics.
+type stubMetrics []prometheus.Metric
+
+// Describe implements prometheus.Collector.
+func (stubMetrics) Describe(chan<- *prometheus.Desc) {}
+
+// Collect implements prometheus.Collector.
+func (s stubMetrics) Collect(out chan<- prometheus.Metric) {
+	for _, m := range s {
+		out <- m
+	}
+}

@@ -73,7 +73,7 @@ type listener struct {
 func New(cfg Config) *Service {
 	reader := newReader(cfg.Host)
 	list := newList(cfg.Containers, reader, cfg.Log)
-	node := newNodeCollector(cfg.Host, cfg.Log)
+	node := newNodeCollector(cfg.Host, reader, cfg.Log)
 	s := &Service{cfg: cfg, listening: map[string]*listener{}, waiting: map[string]string{}}
 	s.page = newPage(cfg, node, newContainerCollector(list, reader))
 	s.cert = newKeeper(cfg, v1.Purpose_PURPOSE_METRICS)

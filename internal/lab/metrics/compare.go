@@ -22,7 +22,16 @@ type Difference struct {
 // explanations say why a series of Debian's node exporter, 1.5.0 in Debian 12, is not on the agent's page. Each is a change that
 // node_exporter or its Go runtime has made since.
 func explanations() map[string]string {
-	return map[string]string{}
+	why := map[string]string{
+		"go_memstats_lookups_total{}":                                             "Go's runtime does not count lookups any more; the library dropped the number, which was always 0",
+		"node_disk_info{device,major,minor,model,path,revision,serial,wwn}":       "the label rotational came in addition",
+		"node_exporter_build_info{branch,goarch,goos,goversion,revision,version}": "the label tags came in addition",
+		"node_network_info{address,broadcast,device,duplex,ifalias,operstate}":    "the label adminstate came in addition",
+	}
+	for _, name := range []string{"avail_bytes", "device_error", "files", "files_free", "free_bytes", "readonly", "size_bytes"} {
+		why["node_filesystem_"+name+"{device,fstype,mountpoint}"] = "the label device_error came in addition"
+	}
+	return why
 }
 
 // Compare starts Debian's node exporter on a VM, reads both pages, and returns what the agent's lacks and how many series
