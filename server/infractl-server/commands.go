@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -49,6 +50,8 @@ func root(out, errOut io.Writer) *cobra.Command {
 	f := c.PersistentFlags()
 	f.StringVar(&cfg.DataDir, "data-dir", app.DefaultDataDir, "folder of the database and settings")
 	f.StringVar(&cfg.KeyDir, "key-dir", "", "folder of the certificate authority (default: the data folder with -keys behind it)")
+	f.StringVar(&cfg.StoreKey, "store-key", storeKeyCredential(os.Getenv), "file of the key that opens secrets (default: store.key in the "+
+		"key folder, or the systemd credential "+storeKeyName+" where there is one)")
 	c.AddCommand(initCmd(cfg, out), runCmd(cfg, errOut), adminCodeCmd(cfg, out), versionCmd(out), manpage.Command(8),
 		backupCmd(cfg, out, errOut), restoreCmd(cfg, out))
 	return c
@@ -166,4 +169,20 @@ func versionCmd(out io.Writer) *cobra.Command {
 			return err
 		},
 	}
+}
+
+// storeKeyName is the name of the systemd credential that holds the store key.
+const storeKeyName = "infractl-store-key"
+
+// storeKeyCredential returns the file of the credential that systemd gives this service, "" where there is none.
+func storeKeyCredential(getenv func(string) string) string {
+	dir := getenv("CREDENTIALS_DIRECTORY")
+	if dir == "" {
+		return ""
+	}
+	file := filepath.Join(dir, storeKeyName)
+	if _, err := os.Stat(file); err != nil {
+		return ""
+	}
+	return file
 }
