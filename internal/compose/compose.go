@@ -55,6 +55,8 @@ type Stack struct {
 	Ports []Port
 	// Volumes are the names of its volumes, as the file writes them.
 	Volumes []string
+	// Scrapes says that it mounts ScrapeFolder, which only the monitoring node has.
+	Scrapes bool
 	// Files are the relative paths that it mounts or reads: files, or folders of files.
 	Files []string
 }

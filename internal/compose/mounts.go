@@ -20,6 +20,10 @@ func readable() []string {
 // engineKey acknowledges in a service, by saying why, that it has the engine's socket.
 const engineKey = "x-infractl-engine"
 
+// ScrapeFolder is where the agent of the monitoring node keeps what Prometheus shows to the server and to agents: cert.pem, key.pem
+// and ca.pem. It is mounted as a folder, so that a renewed certificate is seen without a restart.
+const ScrapeFolder = "/var/lib/infractl/scrape"
+
 func (r *reader) mount(where, service string, v types.ServiceVolumeConfig) {
 	switch v.Type {
 	case types.VolumeTypeVolume, types.VolumeTypeTmpfs:
@@ -38,7 +42,8 @@ func (r *reader) bind(where, service string, v types.ServiceVolumeConfig) {
 			r.warn(where, "remove it; or write "+engineKey+": WHY into the service, when it is there to manage containers",
 				"%s is the engine itself: whoever gets into this container has the host", clean)
 		}
-	case path.IsAbs(clean) && slices.Contains(readable(), clean):
+	case path.IsAbs(clean) && slices.Contains(append(readable(), ScrapeFolder), clean):
+		r.stack.Scrapes = r.stack.Scrapes || clean == ScrapeFolder
 		if !v.ReadOnly {
 			r.fail(where, "add :ro", "%s is the host's: it can be read, not written", clean)
 		}

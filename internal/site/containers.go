@@ -36,9 +36,7 @@ func (s *Site) stackSpec(st *Stack, res Resources) *v1.StackSpec {
 		spec.Images = append(spec.Images, s.stackImage(ref, res))
 	}
 	for _, name := range st.Needs.Secrets {
-		if !slices.Contains(agentSecrets(), name) {
-			spec.Secrets = append(spec.Secrets, &v1.SecretRef{Name: name, Version: res.Secrets[name]})
-		}
+		spec.Secrets = append(spec.Secrets, &v1.SecretRef{Name: name, Version: res.Secrets[name]})
 	}
 	return spec
 }
@@ -72,7 +70,7 @@ func (s *Site) MissingSecrets(res Resources) []*v1.Finding {
 	for i := range s.Stacks {
 		st := &s.Stacks[i]
 		for _, name := range st.Needs.Secrets {
-			if res.Secrets[name] == "" && !slices.Contains(agentSecrets(), name) {
+			if res.Secrets[name] == "" {
 				out = append(out, &v1.Finding{Severity: v1.Severity_SEVERITY_ERROR, Where: st.where,
 					Message: fmt.Sprintf("stack %s needs the secret %s, and nobody has set it", st.Name, name), Hint: "infractl secret set " + name})
 			}

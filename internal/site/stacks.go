@@ -42,7 +42,7 @@ type File struct {
 	Executable bool
 }
 
-// agentSecrets are made by the agent of the monitoring node itself: what Prometheus shows to servers and agents.
+// agentSecrets are reserved: the agent of the monitoring node makes them itself, as files of compose.ScrapeFolder.
 func agentSecrets() []string {
 	return []string{"infractl-scrape-cert", "infractl-scrape-key", "infractl-ca"}
 }
@@ -119,10 +119,21 @@ func (l *loader) stack(at, name, file string, node *Node) {
 		return
 	}
 	st.Needs = needs
+	if needs.Scrapes && !l.monitors(node) {
+		l.fail(at, "run Prometheus on the node of monitoring.node", "stack %s mounts %s, which only the monitoring node has", name, compose.ScrapeFolder)
+	}
 	for _, secret := range needs.Secrets {
 		l.stackSecret(at, &st, secret)
 	}
 	l.site.Stacks = append(l.site.Stacks, st)
+}
+
+// monitors reports whether Prometheus runs on the node.
+func (l *loader) monitors(n *Node) bool {
+	if m := l.file.Monitoring; m != nil {
+		return m.Node == n.Name
+	}
+	return n.Role == RoleSupervision
 }
 
 func relativeTo(dir, file string) string {
@@ -145,10 +156,8 @@ func (l *loader) foreign(f compose.Finding) finding {
 func (l *loader) stackSecret(at string, st *Stack, secret string) {
 	switch {
 	case slices.Contains(agentSecrets(), secret):
-		n, _ := l.site.Node(st.Node)
-		if monitors := l.file.Monitoring; monitors == nil && n.Role != RoleSupervision || monitors != nil && monitors.Node != st.Node {
-			l.fail(at, "run Prometheus on the node of monitoring.node", "stack %s wants the secret %s, which only the monitoring node has", st.Name, secret)
-		}
+		l.fail(at, "mount "+compose.ScrapeFolder+" with :ro: it has cert.pem, key.pem and ca.pem, and renewed ones are seen at once",
+			"stack %s: %s is no secret that anybody sets: the agent of the monitoring node makes it", st.Name, secret)
 	case !isLabel(secret):
 		l.fail(at, labelHint, "stack %s: %q is no name for a secret", st.Name, secret)
 	default:

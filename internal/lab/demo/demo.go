@@ -27,6 +27,8 @@ type Options struct {
 	Dir, Name string
 	// Site replaces the example site's file; empty means examples/projetpro/site.yaml.
 	Site string
+	// Stacks keeps the site's container stacks, whose files stand beside the site file; without it they are taken out.
+	Stacks bool
 	// Overlay lines are added to the lab overlay: rollout windows of trials.
 	Overlay string
 	// Customize changes the lab's configuration before it is built.

@@ -76,8 +76,13 @@ func (s *Site) writeFiles() error {
 	return nil
 }
 
-// WriteSite replaces the site file.
+// WriteSite replaces the site file, without its stacks unless the lab runs them.
 func (s *Site) WriteSite(content string) error {
+	if !s.opts.Stacks {
+		content = withoutStacks(content)
+	} else if err := s.writeStacks(); err != nil {
+		return err
+	}
 	return errs.Wrap("write the site file", os.WriteFile(s.File, []byte(content), 0o644))
 }
 
