@@ -185,8 +185,8 @@ func (a *app) secretRotateCmd() *cobra.Command {
 	var length uint32
 	c := &cobra.Command{
 		Use: "rotate NAME", Short: "Give a secret a random value and bring it to the hosts that use it",
-		Long: `Give a secret a random value (letters, digits, - and _) that nobody sees, and bring it to the hosts that use it. A secret that the site
-names and nobody has set yet gets its first value this way.
+		Long: `Give a secret a random value (letters, digits, - and _) that nobody sees, and bring it to the hosts that use it. A secret that does not
+exist is made.
 
 What uses it must take a new value at its next start. Some programs read a password only once, when their data is made (databases
 do); change it there first, and set the secret to the same value.`,

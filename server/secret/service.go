@@ -53,7 +53,7 @@ func (s *Service) SetSecret(ctx context.Context, req *v1.SetSecretRequest) (*v1.
 	return &v1.SetSecretResponse{Secret: stored, RolloutId: id}, nil
 }
 
-// RotateSecret implements v1.SecretServiceServer.
+// RotateSecret implements v1.SecretServiceServer. A secret that does not exist is made: the first value of a password may be random too.
 func (s *Service) RotateSecret(ctx context.Context, req *v1.RotateSecretRequest) (*v1.RotateSecretResponse, error) {
 	if err := secret.CheckName(req.GetName()); err != nil {
 		return nil, err
@@ -65,33 +65,12 @@ func (s *Service) RotateSecret(ctx context.Context, req *v1.RotateSecretRequest)
 	if length < minLength || length > maxLength {
 		return nil, errs.New(errs.Invalid, "a random secret has %d to %d characters, not %d", minLength, maxLength, length)
 	}
-	known, err := s.known(ctx, req.GetName())
-	if err != nil {
-		return nil, err
-	}
-	if !known {
-		return nil, errs.New(errs.NotFound, "there is no secret %s, and the site names none", req.GetName()).
-			WithHint("infractl secret list")
-	}
 	who := access.CallerFrom(ctx).Identity.Name
 	stored, id, err := s.store(ctx, req.GetName(), random(int(length)), version{Operator: who, Generated: true}, false)
 	if err != nil {
 		return nil, err
 	}
 	return &v1.RotateSecretResponse{Secret: stored, RolloutId: id}, nil
-}
-
-// known reports whether a secret exists or is named by the site: a slip of the keyboard must not make a new one.
-func (s *Service) known(ctx context.Context, name string) (bool, error) {
-	_, err := s.vault.table.Get(ctx, name)
-	if err == nil {
-		return true, nil
-	}
-	if !errs.Is(err, errs.NotFound) {
-		return false, errs.Wrap("read secret", err)
-	}
-	uses, err := s.vault.uses(ctx)
-	return uses[name] != nil, err
 }
 
 func random(length int) secret.Value {
