@@ -35,7 +35,7 @@ func (s *Service) IssueCertificate(ctx context.Context, req *v1.IssueCertificate
 		issued, err = s.cfg.Authority.IssueMetrics(req.GetCsr(), node, addresses(want.Metrics))
 	case v1.Purpose_PURPOSE_SCRAPER:
 		if !want.Metrics.GetScraper() {
-			s.refuse(ctx, caller, access.ReasonCaller, "the site's metrics are not read from "+node)
+			s.refuse(ctx, caller, access.ReasonCaller, "the site's metrics are not read from %s", node)
 			return nil, errs.New(errs.Denied, "the site's metrics are not read from %s", node).
 				WithHint("monitoring.node in the site file names the node that reads them")
 		}
