@@ -4,7 +4,7 @@ import (
 	"os"
 	"testing"
 
-	"github.com/infractl/infractl/internal/site"
+	model "github.com/infractl/infractl/internal/site"
 )
 
 func TestWithoutStacksTheExampleNeedsNoFiles(t *testing.T) {
@@ -16,7 +16,7 @@ func TestWithoutStacksTheExampleNeedsNoFiles(t *testing.T) {
 	if got == string(content) {
 		t.Fatal("nothing was taken out")
 	}
-	s, findings := site.Load(site.Source{File: "site.yaml", Content: []byte(got)})
+	s, findings := model.Load(model.Source{File: "site.yaml", Content: []byte(got)})
 	if s == nil {
 		t.Fatalf("refused: %v", findings)
 	}
