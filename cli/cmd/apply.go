@@ -141,7 +141,7 @@ func (a *app) follow(ctx context.Context, conn *grpc.ClientConn, w *output.Write
 		return a.rolloutForPrograms(w, &v1.Rollout{Revision: revision, State: v1.RolloutState_ROLLOUT_STATE_SUCCEEDED})
 	}
 	if o.detach {
-		a.note("revision %d, rollout %s; follow it with: infractl rollout watch %s", revision, id, id)
+		a.note("revision %d, rollout %s; follow it with: infractl operation watch %s", revision, id, id)
 		return a.rolloutForPrograms(w, &v1.Rollout{Id: id, Revision: revision, State: v1.RolloutState_ROLLOUT_STATE_RUNNING})
 	}
 	return a.watchToEnd(ctx, conn, w, id, o.identity)
@@ -153,7 +153,7 @@ func (a *app) watchToEnd(ctx context.Context, conn *grpc.ClientConn, w *output.W
 	if err != nil {
 		if last != nil || id != "" {
 			id = orElse(last.GetId(), id)
-			a.note("the rollout goes on without this command; follow it with: infractl rollout watch %s", id)
+			a.note("the rollout goes on without this command; follow it with: infractl operation watch %s", id)
 		}
 		return err
 	}
@@ -176,7 +176,7 @@ func (a *app) conclude(r *v1.Rollout) error {
 	case v1.RolloutState_ROLLOUT_STATE_HALTED:
 		a.unfinished(r)
 		return errs.New(errs.RolledBack, "rollout %s halted: %s", r.GetId(), orElse(r.GetReason(), "a node failed")).
-			WithHint("correct the site file and apply again; what failed is remembered: infractl node show NODE, infractl node clear NODE")
+			WithHint("correct the site file and apply again; or mend the node, infractl node clear NODE, and infractl operation retry %s", r.GetId())
 	case v1.RolloutState_ROLLOUT_STATE_CANCELED, v1.RolloutState_ROLLOUT_STATE_SUPERSEDED:
 		text := fmt.Sprintf("rollout %s was %s", r.GetId(), rolloutState(r.GetState()))
 		if r.GetReason() != "" {

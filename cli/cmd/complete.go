@@ -69,6 +69,15 @@ func pendingEnrolments(ctx context.Context, conn *grpc.ClientConn) ([]string, er
 	return ids, err
 }
 
+func operationIDs(ctx context.Context, conn *grpc.ClientConn) ([]string, error) {
+	list, err := v1.NewOperationServiceClient(conn).ListOperations(ctx, &v1.ListOperationsRequest{})
+	var ids []string
+	for _, o := range list.GetOperations() {
+		ids = append(ids, fmt.Sprintf("%s\t%s, %s, %s", o.GetId(), output.Line(o.GetKind()), output.Line(o.GetTarget()), operationState(o.GetState())))
+	}
+	return ids, err
+}
+
 func rolloutIDs(ctx context.Context, conn *grpc.ClientConn) ([]string, error) {
 	list, err := v1.NewRolloutServiceClient(conn).ListRollouts(ctx, &v1.ListRolloutsRequest{})
 	var ids []string

@@ -3,8 +3,10 @@ package cmd
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
@@ -96,6 +98,7 @@ func showPlan(printf func(string, ...any), plan *v1.PlanSiteResponse) {
 		printf(" %d [%s]", wave.GetNumber(), strings.Join(wave.GetNodes(), " "))
 	}
 	printf("\n")
+	showBounds(printf, plan.GetWaves())
 	if len(atRisk(plan, v1.Risk_RISK_LOCKOUT)) > 0 {
 		printf("risk lockout: each of these commits reverts by itself unless the server and its witnesses confirm that every way is open\n")
 	}
@@ -203,4 +206,20 @@ func diffExit(plan *v1.PlanSiteResponse) error {
 		return exitError{ExitSomeFailed, "no look at " + strings.Join(unseen, ", ")}
 	}
 	return nil
+}
+
+// showBounds says how long waves are watched, and what roles may change at once beside the limit of the wave.
+func showBounds(printf func(string, ...any), waves []*v1.Wave) {
+	var soak time.Duration
+	budgets := map[string]uint32{}
+	for _, w := range waves {
+		soak = max(soak, w.GetSoak().AsDuration())
+		maps.Copy(budgets, w.GetBudgets())
+	}
+	if soak > 0 {
+		printf("soak: each wave is watched for %s before the next one begins\n", soak)
+	}
+	for _, role := range slices.Sorted(maps.Keys(budgets)) {
+		printf("budget: %d of role %s at once\n", budgets[role], role)
+	}
 }

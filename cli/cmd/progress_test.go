@@ -26,6 +26,8 @@ const (
 	done     = v1.NodeRolloutState_NODE_ROLLOUT_STATE_DONE
 )
 
+func rowsOf(states ...v1.NodeRolloutState) []row { return rowsOfRollout(rolloutOf(states...)) }
+
 func newTestProgress(columns, lines int) (*progress, *bytes.Buffer) {
 	var b bytes.Buffer
 	p := newProgress(&app{proc: Process{Err: &b}})
@@ -35,8 +37,8 @@ func newTestProgress(columns, lines int) (*progress, *bytes.Buffer) {
 
 func TestProgressOnATerminalIsDrawnOverItself(t *testing.T) {
 	p, b := newTestProgress(40, 25)
-	p.update(rolloutOf(widening, queued))
-	p.update(rolloutOf(done, widening))
+	p.update(rowsOf(widening, queued))
+	p.update(rowsOf(done, widening))
 	p.note("a note")
 	up := strings.Count(b.String(), "\x1b[2A")
 	if up != 2 {
@@ -58,9 +60,9 @@ func TestProgressOnATerminalIsDrawnOverItself(t *testing.T) {
 
 func TestProgressThatDoesNotFitIsLines(t *testing.T) {
 	p, b := newTestProgress(80, 2)
-	p.update(rolloutOf(widening, queued))
-	p.update(rolloutOf(widening, queued))
-	p.update(rolloutOf(done, widening))
+	p.update(rowsOf(widening, queued))
+	p.update(rowsOf(widening, queued))
+	p.update(rowsOf(done, widening))
 	if strings.Contains(b.String(), "\x1b") || strings.Count(b.String(), "\n") != 3 {
 		t.Errorf("got %q", b.String())
 	}

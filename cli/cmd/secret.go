@@ -81,7 +81,7 @@ func (a *app) sayStored(s *v1.Secret, rollout string) {
 	switch {
 	case rollout != "":
 		a.note("rollout %s brings it to: %s", rollout, strings.Join(s.GetUsedBy(), ", "))
-		a.note("next: infractl rollout watch %s", rollout)
+		a.note("next: infractl operation watch %s", rollout)
 	case len(s.GetUsedBy()) > 0:
 		a.note("it is used by %s, and every host has what it wants", strings.Join(s.GetUsedBy(), ", "))
 	default:

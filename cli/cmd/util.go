@@ -131,6 +131,10 @@ func nodeState(s v1.NodeState) string       { return word(s, "NODE_STATE_") }
 func severity(s v1.Severity) string         { return word(s, "SEVERITY_") }
 func risk(r v1.Risk) string                 { return word(r, "RISK_") }
 func rolloutState(s v1.RolloutState) string { return word(s, "ROLLOUT_STATE_") }
+func operationState(s v1.OperationState) string {
+	return word(s, "OPERATION_STATE_")
+}
+func stepState(s v1.StepState) string { return word(s, "STEP_STATE_") }
 func nodeRollout(s v1.NodeRolloutState) string {
 	return word(s, "NODE_ROLLOUT_STATE_")
 }

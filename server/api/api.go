@@ -15,6 +15,7 @@ import (
 	"github.com/infractl/infractl/server/access"
 	"github.com/infractl/infractl/server/fleet"
 	"github.com/infractl/infractl/server/flowcheck"
+	"github.com/infractl/infractl/server/operation"
 	"github.com/infractl/infractl/server/revision"
 	"github.com/infractl/infractl/server/rollout"
 	"github.com/infractl/infractl/server/store"
@@ -35,31 +36,36 @@ type Fleet interface {
 type Config struct {
 	Revisions *revision.Revisions
 	Rollouts  *rollout.Rollouts
-	Hub       Hub
-	Fleet     Fleet
-	Audit     store.Audit
-	Clock     clock.Clock
-	Log       hclog.Logger
+	// Operations are those of steps.
+	Operations *operation.Engine
+	Hub        Hub
+	Fleet      Fleet
+	Audit      store.Audit
+	Clock      clock.Clock
+	Log        hclog.Logger
 }
 
 // API are the services.
 type API struct {
 	Site    *SiteService
 	Rollout *RolloutService
-	Flow    *FlowService
-	Audit   *AuditService
-	Stack   *StackService
+	// Operation shows and steers rollouts and operations of steps alike.
+	Operation *OperationService
+	Flow      *FlowService
+	Audit     *AuditService
+	Stack     *StackService
 }
 
 // New returns the services.
 func New(cfg Config) *API {
 	checker := flowcheck.New(flowcheck.Config{Hub: cfg.Hub, Nodes: cfg.Fleet, Clock: cfg.Clock, Log: cfg.Log})
 	return &API{
-		Site:    &SiteService{cfg: cfg},
-		Rollout: &RolloutService{cfg: cfg},
-		Flow:    &FlowService{cfg: cfg, checker: checker},
-		Audit:   &AuditService{cfg: cfg},
-		Stack:   &StackService{cfg: cfg},
+		Site:      &SiteService{cfg: cfg},
+		Rollout:   &RolloutService{cfg: cfg},
+		Operation: &OperationService{cfg: cfg},
+		Flow:      &FlowService{cfg: cfg, checker: checker},
+		Audit:     &AuditService{cfg: cfg},
+		Stack:     &StackService{cfg: cfg},
 	}
 }
 
@@ -67,6 +73,7 @@ func New(cfg Config) *API {
 func (a *API) Register(s grpc.ServiceRegistrar) {
 	v1.RegisterSiteServiceServer(s, a.Site)
 	v1.RegisterRolloutServiceServer(s, a.Rollout)
+	v1.RegisterOperationServiceServer(s, a.Operation)
 	v1.RegisterFlowServiceServer(s, a.Flow)
 	v1.RegisterAuditServiceServer(s, a.Audit)
 	v1.RegisterStackServiceServer(s, a.Stack)
@@ -161,7 +168,12 @@ func rolloutFindings(ro *v1.Rollout, newest uint64) []*v1.Finding {
 	case ro.GetState() == v1.RolloutState_ROLLOUT_STATE_HALTED:
 		return []*v1.Finding{{
 			Severity: v1.Severity_SEVERITY_ERROR, Message: "rollout " + ro.GetId() + " halted: " + ro.GetReason(),
-			Hint: "correct the site file and apply it, or infractl node clear NODE and apply again",
+			Hint: "correct the site file and apply it, or mend the node, infractl node clear NODE, and infractl operation retry " + ro.GetId(),
+		}}
+	case ro.GetState() == v1.RolloutState_ROLLOUT_STATE_PAUSED:
+		return []*v1.Finding{{
+			Severity: v1.Severity_SEVERITY_WARNING, Message: "rollout " + ro.GetId() + " is paused: " + ro.GetMessage(),
+			Hint: "infractl operation resume " + ro.GetId(),
 		}}
 	case ro.GetState() == v1.RolloutState_ROLLOUT_STATE_INCOMPLETE:
 		return []*v1.Finding{{

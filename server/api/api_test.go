@@ -17,6 +17,7 @@ import (
 	"github.com/infractl/infractl/server/access"
 	"github.com/infractl/infractl/server/api"
 	"github.com/infractl/infractl/server/fleet"
+	"github.com/infractl/infractl/server/operation"
 	"github.com/infractl/infractl/server/revision"
 	"github.com/infractl/infractl/server/rollout"
 	"github.com/infractl/infractl/server/rollout/rollouttest"
@@ -37,6 +38,8 @@ type rig struct {
 	fleet     *fleet.Fleet
 	revisions *revision.Revisions
 	source    *v1.SiteSource
+	engine    *operation.Engine
+	release   chan struct{}
 }
 
 // newRig is a server with the example site's machines, all enrolled and connected.
@@ -79,8 +82,10 @@ func newRig(t *testing.T) *rig {
 		cancel()
 		<-done
 	})
+	r.release = make(chan struct{})
+	r.engine = newEngine(t, r.release)
 	r.api = api.New(api.Config{
-		Revisions: r.revisions, Rollouts: rollouts, Hub: r.hub, Fleet: f, Audit: s, Clock: clock.System{}, Log: hclog.NewNullLogger(),
+		Revisions: r.revisions, Rollouts: rollouts, Operations: r.engine, Hub: r.hub, Fleet: f, Audit: s, Clock: clock.System{}, Log: hclog.NewNullLogger(),
 	})
 	r.info = api.SiteInfo{Revisions: r.revisions, Rollouts: rollouts}
 	return r

@@ -57,10 +57,8 @@ func (s *SiteService) PlanSite(ctx context.Context, req *v1.PlanSiteRequest) (*v
 	}
 	out := &v1.PlanSiteResponse{BaseRevision: base, Findings: findings}
 	waves := derived.Site.Waves(slices.Clone(req.GetNodes()))
+	out.Waves = rollout.WavesToProto(waves)
 	for _, w := range waves {
-		out.Waves = append(out.Waves, &v1.Wave{
-			Number: uint32(w.Number), Nodes: w.Nodes, MaxUnavailable: uint32(w.MaxUnavailable), Reason: w.Reason,
-		})
 		for _, n := range w.Nodes {
 			out.Nodes = append(out.Nodes, &v1.NodePlan{Node: n})
 		}

@@ -10,6 +10,7 @@ import (
 	"github.com/infractl/infractl/server/console"
 	"github.com/infractl/infractl/server/fleet"
 	"github.com/infractl/infractl/server/image"
+	"github.com/infractl/infractl/server/operation"
 	"github.com/infractl/infractl/server/revision"
 	"github.com/infractl/infractl/server/rollout"
 	"github.com/infractl/infractl/server/secret"
@@ -21,6 +22,7 @@ type operations struct {
 	cfg       Config
 	revisions *revision.Revisions
 	rollouts  *rollout.Rollouts
+	engine    *operation.Engine
 	api       *api.API
 	secrets   *secret.Service
 	consoles  *console.Consoles
@@ -37,10 +39,16 @@ func newOperations(a *App) *operations {
 	o.secrets = secret.NewService(a.vault, o.rollouts)
 	o.images = image.NewService(a.images, wantedSpecs{o.revisions}, o.atWork)
 	o.consoles = newConsoles(a, o.revisions)
-	o.api = api.New(api.Config{Revisions: o.revisions, Rollouts: o.rollouts, Hub: a.hub, Fleet: a.fleet, Audit: a.store,
+	o.engine = operation.New(operation.Config{Store: a.store, Hub: a.hub, Kinds: o.kinds(), Clock: a.cfg.Clock,
+		Log: a.cfg.Log.Named("operation")})
+	o.api = api.New(api.Config{Revisions: o.revisions, Rollouts: o.rollouts, Operations: o.engine, Hub: a.hub, Fleet: a.fleet, Audit: a.store,
 		Clock: a.cfg.Clock, Log: a.cfg.Log.Named("api")})
 	return o
 }
+
+// kinds are the operations of steps that this server can carry out, one per capability. There are none yet besides rollouts,
+// which are no lists of steps.
+func (o *operations) kinds() []operation.Kind { return nil }
 
 func (o *operations) site() fleet.Site {
 	if o.cfg.site != nil {
@@ -60,4 +68,5 @@ func (o *operations) register(s grpc.ServiceRegistrar) {
 
 func (o *operations) run(start func(string, func(context.Context) error)) {
 	start("rollouts", o.rollouts.Run)
+	start("operations", o.engine.Run)
 }

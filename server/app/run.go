@@ -92,7 +92,8 @@ func (a *App) clean(ctx context.Context) error {
 		a.recorder.Write(ctx, store.AuditEntry{Actor: "system", Action: "audit.prune", Result: "ok",
 			Message: strconv.Itoa(removed) + " entries older than " + a.cfg.KeepAudit.String()})
 	}
-	return errs.Join(err, a.enrolment.Prune(ctx), a.people.operators.Prune(ctx), a.vault.Prune(ctx), a.operations.rollouts.Prune(ctx))
+	return errs.Join(err, a.enrolment.Prune(ctx), a.people.operators.Prune(ctx), a.vault.Prune(ctx), a.operations.rollouts.Prune(ctx),
+		a.operations.engine.Prune(ctx))
 }
 
 func itoa(n uint32) string { return strconv.FormatUint(uint64(n), 10) }

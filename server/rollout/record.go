@@ -81,6 +81,23 @@ func wavesFrom(list []site.Wave) []wave {
 	return out
 }
 
+func (w *wave) toProto() *v1.Wave {
+	out := &v1.Wave{Number: w.Number, Nodes: w.Nodes, MaxUnavailable: w.MaxUnavailable, Reason: w.Reason, Budgets: w.Budgets}
+	if w.Soak > 0 {
+		out.Soak = durationpb.New(w.Soak)
+	}
+	return out
+}
+
+// WavesToProto returns the waves that a rollout will have.
+func WavesToProto(list []site.Wave) []*v1.Wave {
+	var out []*v1.Wave
+	for _, w := range wavesFrom(list) {
+		out = append(out, w.toProto())
+	}
+	return out
+}
+
 // nodeRecord is one node of a rollout.
 type nodeRecord struct {
 	Node     string              `json:"node"`
@@ -228,11 +245,7 @@ func (h *header) toProto(nodes []*nodeRecord) *v1.Rollout {
 		out.Ended = timestamppb.New(h.Ended)
 	}
 	for _, w := range h.Waves {
-		pw := &v1.Wave{Number: w.Number, Nodes: w.Nodes, MaxUnavailable: w.MaxUnavailable, Reason: w.Reason, Budgets: w.Budgets}
-		if w.Soak > 0 {
-			pw.Soak = durationpb.New(w.Soak)
-		}
-		out.Waves = append(out.Waves, pw)
+		out.Waves = append(out.Waves, w.toProto())
 	}
 	for _, n := range nodes {
 		out.Nodes = append(out.Nodes, &v1.NodeRollout{

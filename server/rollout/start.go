@@ -144,6 +144,7 @@ func (r *Rollouts) newest(ctx context.Context) (h header, ok bool, err error) {
 	return items[0].Value, true, nil
 }
 
+// header returns a rollout by its id or a prefix of it that names just one; the newest when id is empty.
 func (r *Rollouts) header(ctx context.Context, id string) (header, error) {
 	if id == "" {
 		h, ok, err := r.newest(ctx)
@@ -155,11 +156,16 @@ func (r *Rollouts) header(ctx context.Context, id string) (header, error) {
 	if store.CheckName(id) != nil {
 		return header{}, errs.New(errs.Invalid, "%.40q is not the id of a rollout", id)
 	}
-	it, err := r.headers.Get(ctx, id)
-	if errs.Is(err, errs.NotFound) {
-		return header{}, errs.New(errs.NotFound, "there is no rollout %q", id)
+	items, err := r.headers.List(ctx, store.ListOptions{Prefix: id, Limit: 2})
+	switch {
+	case err != nil:
+		return header{}, errs.Wrap("read rollout", err)
+	case len(items) == 0:
+		return header{}, errs.New(errs.NotFound, "there is no rollout %q", id).WithHint("infractl operation list")
+	case len(items) > 1 && items[0].Name != id:
+		return header{}, errs.New(errs.Invalid, "several rollouts begin with %q", id).WithHint("infractl operation list")
 	}
-	return it.Value, errs.Wrap("read rollout", err)
+	return items[0].Value, nil
 }
 
 // Get returns a rollout; an empty id is the newest. NotFound when there is none.
