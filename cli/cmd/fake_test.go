@@ -50,15 +50,15 @@ func fakeNow() time.Time { return time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC) }
 // with one of these keys are no messages: {"error": {"code", "message", "hint"}} ends the call, {"hang": true} waits until the
 // caller gives up, {"sleep": "50ms"} waits. $NAME stands for a variable of the fake. Requests are written to a log.
 type fake struct {
-	ca      *certs.Authority
-	addr    string
-	socket  string
+	ca     *certs.Authority
+	addr   string
+	socket string
 	// enrolment is where logins with a login code come in.
 	enrolment string
-	answers string
-	log     string
-	serve   func(net.Listener) *grpc.Server
-	main    *grpc.Server
+	answers   string
+	log       string
+	serve     func(net.Listener) *grpc.Server
+	main      *grpc.Server
 
 	mu    sync.Mutex
 	calls map[string]int

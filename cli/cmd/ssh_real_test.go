@@ -12,6 +12,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -20,6 +21,25 @@ import (
 type sshd struct {
 	place   netip.AddrPort
 	hostKey string
+	log     *logText
+}
+
+// logText is what a server says, read while it writes.
+type logText struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *logText) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *logText) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }
 
 func run(t *testing.T, argv ...string) string {
@@ -42,7 +62,8 @@ func newKey(t *testing.T, dir, name string) (file, public string) {
 	return file, strings.TrimSpace(string(line))
 }
 
-func startSSHD(t *testing.T, program, address, authorized string) sshd {
+// startSSHD starts a server with a file of keys, and more lines of configuration.
+func startSSHD(t *testing.T, program, address, authorized string, more ...string) sshd {
 	t.Helper()
 	dir := t.TempDir()
 	key, public := newKey(t, dir, "host")
@@ -54,11 +75,12 @@ func startSSHD(t *testing.T, program, address, authorized string) sshd {
 	listener.Close()
 	config := filepath.Join(dir, "sshd_config")
 	content := fmt.Sprintf("Port %d\nListenAddress %s\nHostKey %s\nPidFile none\nAuthorizedKeysFile %s\nStrictModes no\nUsePAM no\n"+
-		"PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin prohibit-password\n", place.Port(), address, key, authorized)
+		"PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin prohibit-password\n", place.Port(), address, key, authorized) +
+		strings.Join(more, "\n") + "\n"
 	if err := os.WriteFile(config, []byte(content), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	var log bytes.Buffer
+	var log logText
 	process := exec.Command(program, "-D", "-e", "-f", config)
 	process.Stderr = &log
 	if err := process.Start(); err != nil {
@@ -75,7 +97,7 @@ func startSSHD(t *testing.T, program, address, authorized string) sshd {
 		conn, err := net.Dial("tcp", place.String())
 		if err == nil {
 			conn.Close()
-			return sshd{place, public}
+			return sshd{place, public, &log}
 		}
 		if time.Now().After(deadline) {
 			t.Fatalf("sshd does not listen: %v", err)
@@ -83,13 +105,13 @@ func startSSHD(t *testing.T, program, address, authorized string) sshd {
 	}
 }
 
-// TestLoginThroughARealRelay logs in with the command line that infractl ssh builds: through a relay, with pinned host keys,
-// and not at all when one of the two keys is another one.
-func TestLoginThroughARealRelay(t *testing.T) {
+// sshdProgram returns the program of a real server, "" where none is installed.
+func sshdProgram(t *testing.T) string {
+	t.Helper()
 	program := "/usr/sbin/sshd"
 	if _, err := os.Stat(program); err != nil {
 		t.Logf("openssh-server is not installed: TestBuildSSH looks at the command line alone")
-		return
+		return ""
 	}
 	if os.Getuid() == 0 {
 		// sshd as root wants its empty folder, which its package makes at boot only.
@@ -98,6 +120,16 @@ func TestLoginThroughARealRelay(t *testing.T) {
 		} else if !errors.Is(err, fs.ErrExist) {
 			t.Fatal(err)
 		}
+	}
+	return program
+}
+
+// TestLoginThroughARealRelay logs in with the command line that infractl ssh builds: through a relay, with pinned host keys,
+// and not at all when one of the two keys is another one.
+func TestLoginThroughARealRelay(t *testing.T) {
+	program := sshdProgram(t)
+	if program == "" {
+		return
 	}
 	me, err := user.Current()
 	if err != nil {
@@ -117,7 +149,7 @@ func TestLoginThroughARealRelay(t *testing.T) {
 	login := func(relayKey, nodeKey string) (string, error) {
 		known := filepath.Join(dir, "known hosts")
 		var content string
-		for _, s := range []sshd{{relay.place, relayKey}, {node.place, nodeKey}} {
+		for _, s := range []sshd{{place: relay.place, hostKey: relayKey}, {place: node.place, hostKey: nodeKey}} {
 			lines, err := knownHosts(s.place, []string{s.hostKey})
 			if err != nil {
 				t.Fatal(err)
