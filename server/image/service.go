@@ -91,7 +91,7 @@ func (s *Service) PruneImages(ctx context.Context, req *v1.PruneImagesRequest) (
 		return nil, err
 	}
 	if busy && !req.GetDryRun() {
-		return nil, errs.New(errs.Precondition, "a rollout is at work: its hosts may still need what looks unused").WithHint("infractl rollout show; prune when it has ended")
+		return nil, errs.New(errs.Precondition, "a rollout is at work: its hosts may still need what looks unused").WithHint("infractl operation list --open; prune when it has ended")
 	}
 	used, err := s.usedBy(ctx)
 	if err != nil {
