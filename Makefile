@@ -15,13 +15,13 @@ LDFLAGS := -s -w
 # Without its request pages, gRPC needs no templates, and the linker drops methods that nobody calls: 5 MB of the agent.
 TAGS := grpcnotrace
 
-.PHONY: help build packages demo demo-down demo-clean test unit e2e bench check fmt lint vet generate docs tools proto-lint fuzz clean
+.PHONY: help build packages demo demo-stacks demo-down demo-clean test unit e2e bench check fmt lint vet generate docs tools proto-lint fuzz clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
 
 build: ## Build infractl, infractl-server, infractl-agent and infractl-compose into bin/
-	@$(GO) build -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cli/infractl ./server/infractl-server ./agent/infractl-agent ./agent/infractl-compose ./internal/lab/infractl-lab
+	@$(GO) build -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cli/infractl ./server/infractl-server ./agent/infractl-agent ./agent/infractl-compose ./internal/lab/infractl-lab ./internal/lab/infractl-standin
 
 packages: $(BIN)/nfpm ## Build dist/*.deb and the tarball for VyOS (VERSION=1.2.3, ARCH=arm64)
 	@GO=$(GO) packaging/build.sh $(or $(VERSION),$(shell packaging/version.sh)) $(ARCH) $(DIST)
@@ -32,6 +32,9 @@ $(BIN)/nfpm: $(NFPM)
 
 demo: build ## Build a whole site in the lab, apply examples/projetpro to it and prove the flows
 	@$(BIN)/infractl-lab demo --dir $(LAB) --bin $(CURDIR)/$(BIN)
+
+demo-stacks: build ## The same with the two container stacks of the example, on stand-in images where there is no registry
+	@$(BIN)/infractl-lab demo-stacks --dir $(LAB) --bin $(CURDIR)/$(BIN)
 
 demo-down: ## Take the demo down; images stay
 	@test -x $(BIN)/infractl-lab || $(MAKE) --no-print-directory build

@@ -5,5 +5,5 @@ import "embed"
 
 // FS holds one folder per image, each with a Dockerfile.
 //
-//go:embed all:vm all:busybox
+//go:embed all:vm all:busybox all:stacks
 var FS embed.FS

@@ -169,6 +169,11 @@ func (l *Lab) importBase(ctx context.Context, set images) error {
 
 // build runs the classic builder, which Debian's engine has, on the host's network: it is the only one an engine of ours has.
 func (l *Lab) build(ctx context.Context, dir, tag string, args map[string]string) error {
+	return l.buildStage(ctx, dir, "", tag, args)
+}
+
+// buildStage builds one stage of a Dockerfile; without a stage the last one.
+func (l *Lab) buildStage(ctx context.Context, dir, stage, tag string, args map[string]string) error {
 	pack, err := contextTar(l.contexts, dir)
 	if err != nil {
 		return err
@@ -179,7 +184,7 @@ func (l *Lab) build(ctx context.Context, dir, tag string, args map[string]string
 	}
 	answer, err := l.engine.ImageBuild(ctx, pack, build.ImageBuildOptions{
 		Tags: []string{tag}, BuildArgs: values, NetworkMode: "host", Remove: true, ForceRemove: true,
-		Version: build.BuilderV1,
+		Version: build.BuilderV1, Target: stage,
 	})
 	if err != nil {
 		return err
@@ -216,24 +221,7 @@ func (l *Lab) saveBusybox(ctx context.Context) error {
 	if err := l.engine.ImageTag(ctx, l.images.busybox, BusyboxImage); err != nil {
 		return err
 	}
-	content, err := l.engine.ImageSave(ctx, []string{BusyboxImage})
-	if err != nil {
-		return err
-	}
-	defer content.Close()
-	part := l.busyboxTar() + ".part"
-	f, err := os.Create(part)
-	if err != nil {
-		return err
-	}
-	if _, err = io.Copy(f, content); err == nil {
-		err = f.Close()
-	}
-	if err != nil {
-		_ = f.Close()
-		return err
-	}
-	return os.Rename(part, l.busyboxTar())
+	return l.saveImage(ctx, BusyboxImage, l.busyboxTar())
 }
 
 // dropOldImages removes former sets of images; those that a lab still uses stay, because the engine refuses.

@@ -1,6 +1,7 @@
 package site
 
 import (
+	"bytes"
 	"slices"
 	"strings"
 	"testing"
@@ -65,10 +66,11 @@ func TestStacksAreChecked(t *testing.T) {
 
 func TestImagesFollowMapAndArchives(t *testing.T) {
 	src := example(t, true)
-	src.OverlayContent = append(src.OverlayContent, "\nimages: {\"docker.io/library/mariadb:10.11.10\": lab/mariadb:1}\n"...)
+	src.OverlayContent = bytes.ReplaceAll(src.OverlayContent, []byte("  mariadb:10.11.10: "), []byte("  docker.io/library/mariadb:10.11.10: "))
+	src.OverlayContent = bytes.ReplaceAll(src.OverlayContent, []byte("  jc21/"), []byte("  other/"))
 	s := load(t, src)
 	res := exampleKeys()
-	res.Images = map[string]ImageArchive{"lab/mariadb:1": {Digest: "sha256:aa", ImageID: "sha256:bb"}, "mariadb:10.11.10": {Digest: "sha256:no"}}
+	res.Images = map[string]ImageArchive{"lab/mariadb-of-debian:12": {Digest: "sha256:aa", ImageID: "sha256:bb"}, "mariadb:10.11.10": {Digest: "sha256:no"}}
 	specs, err := s.HostSpecs(res)
 	if err != nil {
 		t.Fatal(err)
@@ -76,8 +78,8 @@ func TestImagesFollowMapAndArchives(t *testing.T) {
 	spec := specs["srv-dhcp-dns"]
 	want := []*v1.StackImage{
 		{Reference: "jc21/nginx-proxy-manager:2.15.1", Use: "jc21/nginx-proxy-manager:2.15.1"},
-		{Reference: "mariadb:10.11.10", Use: "lab/mariadb:1", ArchiveDigest: "sha256:aa", ImageId: "sha256:bb"},
-		{Reference: "portainer/portainer-ce:2.21.4-alpine", Use: "portainer/portainer-ce:2.21.4-alpine"},
+		{Reference: "mariadb:10.11.10", Use: "lab/mariadb-of-debian:12", ArchiveDigest: "sha256:aa", ImageId: "sha256:bb"},
+		{Reference: "portainer/portainer-ce:2.21.4-alpine", Use: "lab/stand-in-for-portainer:1"},
 	}
 	if diff := cmp.Diff(want, spec.GetContainers().GetStacks()[0].GetImages(), protocmp.Transform()); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)

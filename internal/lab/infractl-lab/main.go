@@ -19,7 +19,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	root := lab.NewCommand()
-	root.AddCommand(demo.Command(), bench.Command())
+	root.AddCommand(demo.Command(), demo.StacksCommand(), bench.Command())
 	err := root.ExecuteContext(ctx)
 	var code lab.ExitCode
 	switch {
