@@ -137,6 +137,7 @@ func parts() [][]part {
 		{{"fleet", fleet}},
 		{{"metrics", watching}},
 		{{"restore", restore}},
+		{{"stacks", stackNumbers}},
 		{{"lockout", lockout}, {"edits", edits}},
 	}
 }
