@@ -131,7 +131,7 @@ func Page(ctx context.Context, s *demo.Site, address string) (string, error) {
 }
 
 func curl() []string {
-	return []string{"curl", "--silent", "--show-error", "--fail", "--max-time", "10", "--cacert", scrapeDir + "/ca.pem",
+	return []string{"curl", "--silent", "--show-error", "--fail", "--max-time", "50", "--cacert", scrapeDir + "/ca.pem",
 		"--cert", scrapeDir + "/cert.pem", "--key", scrapeDir + "/key.pem"}
 }
 
@@ -160,6 +160,8 @@ func Measure(ctx context.Context, s *demo.Site, vm, address string, scrapes int)
 	if err != nil {
 		return c, errs.Wrap(op, err)
 	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
 	argv := append(curl(), "--write-out", "%{time_pretransfer} %{time_total}\n", "--output", "/dev/null")
 	argv = append(argv, fmt.Sprintf("https://%s:9100/metrics?n=[1-%d]", address, scrapes))
 	out, err := s.Lab.VM(Supervision).Must(ctx, argv...)
@@ -205,8 +207,13 @@ func agent(ctx context.Context, s *demo.Site, vm string) (cpu time.Duration, rss
 	return time.Duration(user+system) * 10 * time.Millisecond, kb * 1024, errs.Join(uerr, serr, kerr)
 }
 
+// startLimit bounds starting and removing many containers: about a second for each.
+const startLimit = 4 * time.Minute
+
 // StartContainers starts n containers on the prod VM.
 func StartContainers(ctx context.Context, s *demo.Site, n int) error {
+	ctx, cancel := context.WithTimeout(ctx, startLimit)
+	defer cancel()
 	_, err := s.Lab.VM(demo.Prod).Must(ctx, "sh", "-c", fmt.Sprintf(
 		"for i in $(seq %d); do docker run -d --pull never --name many-$i --label com.docker.compose.project=many "+
 			"--label com.docker.compose.service=s$i infractl-lab/busybox sleep 100000 >/dev/null || exit 1; done", n))
@@ -215,6 +222,8 @@ func StartContainers(ctx context.Context, s *demo.Site, n int) error {
 
 // StopContainers removes them.
 func StopContainers(ctx context.Context, s *demo.Site) error {
+	ctx, cancel := context.WithTimeout(ctx, startLimit)
+	defer cancel()
 	_, err := s.Lab.VM(demo.Prod).Must(ctx, "sh", "-c", "docker ps -aq --filter label=com.docker.compose.project=many | xargs -r docker rm -f >/dev/null")
 	return errs.Wrap("stop containers", err)
 }
