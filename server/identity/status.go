@@ -236,7 +236,7 @@ func (s *Nodes) findings(nodes []*v1.Node, now time.Time) []*v1.Finding {
 		}
 		for _, st := range n.GetContainers().GetStacks() {
 			if st.GetProblem() != "" && !slices.ContainsFunc(n.GetHostState().GetDegraded(), func(l string) bool { return strings.Contains(l, "stack "+st.GetName()) }) {
-				add(bad, n, "infractl logs "+name+" --stack "+st.GetName(), "stack %s is degraded: %s", st.GetName(), st.GetProblem())
+				add(bad, n, "infractl logs --stack "+st.GetName(), "stack %s is degraded: %s", st.GetName(), st.GetProblem())
 			}
 		}
 		warnings := n.GetFacts().GetWarnings()

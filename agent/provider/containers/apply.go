@@ -81,7 +81,7 @@ func (p *Provider) change(ctx context.Context, s *stackWork) error {
 	}
 	hint := errs.HintOf(err)
 	if hint == "" {
-		hint = "infractl logs says more; mend the stack's files, then: infractl apply"
+		hint = "infractl logs --stack " + s.name + " says more; mend the stack's files, then: infractl apply"
 	}
 	return errs.New(errs.RolledBack, "%w; the former state of stack %s is back", err, s.name).WithHint("%s", hint)
 }
