@@ -16,8 +16,7 @@ import (
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
-// Files that Prometheus on this host reads, in ScrapeDir of the state folder. The same contents are what stacks get as the
-// reserved external secrets infractl-scrape-cert, infractl-scrape-key and infractl-ca.
+// Files that Prometheus on this host reads, in ScrapeDir of the state folder; compose.ScrapeFolder is what stacks mount.
 const (
 	ScrapeDir  = "scrape"
 	ScrapeCert = "cert.pem"
