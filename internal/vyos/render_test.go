@@ -1,0 +1,67 @@
+package vyos
+
+import (
+	"flag"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/infractl/infractl/internal/site"
+	v1 "github.com/infractl/infractl/proto/infractl/v1"
+)
+
+var update = flag.Bool("update", false, "write golden files")
+
+// example is the router of the example site, all sections derived.
+func example(t testing.TB) *v1.HostSpec {
+	t.Helper()
+	content, err := os.ReadFile("../../examples/projetpro/site.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, findings := site.Load(site.Source{File: "site.yaml", Content: content})
+	if s == nil {
+		t.Fatalf("the example is refused: %v", findings)
+	}
+	specs, err := s.HostSpecs(site.Resources{Peers: []site.TunnelPeer{{Name: "laptop", PublicKey: strings.Repeat("A", 43) + "=",
+		Addresses: []netip.Addr{netip.MustParseAddr("10.0.20.2")}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return specs["vrouter"]
+}
+
+func TestExampleRendersForEveryRelease(t *testing.T) {
+	for _, v := range Versions() {
+		t.Run(v.String(), func(t *testing.T) {
+			r, err := Render(example(t), v, Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var b strings.Builder
+			for _, l := range r.Lines {
+				b.WriteString(l.String() + "\n")
+			}
+			for _, n := range r.Notes {
+				b.WriteString("# " + n + "\n")
+			}
+			path := filepath.Join("testdata", v.String()+".golden")
+			if *update {
+				if err := os.WriteFile(path, []byte(b.String()), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatalf("%v (run with -update)", err)
+			}
+			if diff := cmp.Diff(string(want), b.String()); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+		})
+	}
+}
