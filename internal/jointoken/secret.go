@@ -8,11 +8,12 @@ import (
 const redacted = "[redacted]"
 
 // Secret holds a token's secret and prints as "[redacted]" wherever it may be printed: with fmt, in a log, as JSON. The
-// text is behind a pointer, so that even a field that fmt prints by reflection shows an address only.
-type Secret struct{ text *string }
+// text is behind a function, so that even a field that fmt prints by reflection shows an address only (some verbs follow
+// pointers, none calls a function).
+type Secret struct{ text func() string }
 
 // NewSecret returns text as a Secret.
-func NewSecret(text string) Secret { return Secret{text: &text} }
+func NewSecret(text string) Secret { return Secret{text: func() string { return text }} }
 
 // Reveal returns the text. Callers send it to the server over pinned TLS, compare it, or write it for the machine it is
 // meant for, and nothing else.
@@ -20,7 +21,7 @@ func (s Secret) Reveal() string {
 	if s.text == nil {
 		return ""
 	}
-	return *s.text
+	return s.text()
 }
 
 // Empty reports whether there is no secret.
