@@ -21,6 +21,7 @@ import (
 	"github.com/infractl/infractl/agent/provider"
 	"github.com/infractl/infractl/internal/clock"
 	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/secret"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
@@ -78,7 +79,7 @@ type Provider struct {
 	staging string
 
 	mu       sync.Mutex
-	values   map[secretKey][]byte // staged secrets, until they are files
+	values   map[secretKey]secret.Value // staged secrets, until they are files
 	repairs  map[string]*attempts
 	details  map[string]detail
 	problems map[string]string // by stack: what the last apply said
@@ -113,7 +114,7 @@ func New(cfg Config) *Provider {
 		}
 	}
 	return &Provider{cfg: cfg, host: cfg.Host, engine: cfg.Engine, log: cfg.Log, dir: cfg.Dir,
-		staging: path.Join(path.Dir(cfg.Dir), "images"), values: map[secretKey][]byte{}, repairs: map[string]*attempts{},
+		staging: path.Join(path.Dir(cfg.Dir), "images"), values: map[secretKey]secret.Value{}, repairs: map[string]*attempts{},
 		details: map[string]detail{}, problems: map[string]string{}}
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/secret"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
@@ -236,7 +237,7 @@ func (p *Provider) fetchSecrets(ctx context.Context, refs []*v1.SecretRef) error
 		p.mu.Lock()
 		for i, v := range values {
 			if v.GetName() == some[i].GetName() && v.GetVersion() == some[i].GetVersion() {
-				p.values[secretKey{v.GetName(), v.GetVersion()}] = v.GetValue()
+				p.values[secretKey{v.GetName(), v.GetVersion()}] = secret.New(v.GetValue())
 			}
 		}
 		p.mu.Unlock()
@@ -252,7 +253,7 @@ func (p *Provider) value(ctx context.Context, name, version string) ([]byte, err
 		value, ok := p.values[key]
 		p.mu.Unlock()
 		if ok {
-			return append([]byte{}, value...), nil
+			return value.Reveal(), nil
 		}
 		if err := p.fetchSecrets(ctx, []*v1.SecretRef{{Name: name, Version: version}}); err != nil {
 			return nil, errs.Wrap("fetch secret "+name, err)
