@@ -29,7 +29,7 @@ func stack(name, compose string, more ...func(*v1.StackSpec)) *v1.StackSpec {
 	return s
 }
 
-func secret(name, version string) func(*v1.StackSpec) {
+func withSecret(name, version string) func(*v1.StackSpec) {
 	return func(s *v1.StackSpec) { s.Secrets = append(s.Secrets, &v1.SecretRef{Name: name, Version: version}) }
 }
 
@@ -45,8 +45,8 @@ type env = providertest.Env[*v1.ContainersSpec]
 
 func TestConformance(t *testing.T) {
 	engines := map[string]*fakeEngine{}
-	one := stack("app", "web web:1 secret=pw:1000\ninit db:1 once\n", secret("pw", "v1"), file("app/conf.ini", "a=1\n"))
-	two := stack("app", "web web:2 secret=pw:0\n", secret("pw", "v2"), file("app/other.ini", "a=2\n"))
+	one := stack("app", "web web:1 secret=pw:1000\ninit db:1 once\n", withSecret("pw", "v1"), file("app/conf.ini", "a=1\n"))
+	two := stack("app", "web web:2 secret=pw:0\n", withSecret("pw", "v2"), file("app/other.ini", "a=2\n"))
 	other := stack("tools", "db db:1\n")
 	providertest.Run(t, providertest.Suite[*v1.ContainersSpec]{
 		New: func(t *testing.T, faults *providertest.Faults) env {
@@ -87,7 +87,7 @@ func TestConformance(t *testing.T) {
 			{Name: "name that is a path", Code: errs.Invalid, Wish: want(stack("../x", ""))},
 			{Name: "file outside of the folder", Code: errs.Invalid, Wish: want(stack("app", "", file("../../x", "")))},
 			{Name: "file in place of the Compose file", Code: errs.Invalid, Wish: want(stack("app", "", file("app.yml", "")))},
-			{Name: "secret that is a path", Code: errs.Invalid, Wish: want(stack("app", "", secret("../pw", "v1")))},
+			{Name: "secret that is a path", Code: errs.Invalid, Wish: want(stack("app", "", withSecret("../pw", "v1")))},
 			{Name: "the same twice", Code: errs.Invalid, Wish: want(other, other)},
 		},
 	})
@@ -116,10 +116,10 @@ func apply(p *Provider, stacks ...*v1.StackSpec) error {
 }
 
 func TestUnhealthyStackGoesBackAndOthersStay(t *testing.T) {
-	good := stack("app", "web web:1 secret=pw:1000\n", secret("pw", "v1"))
+	good := stack("app", "web web:1 secret=pw:1000\n", withSecret("pw", "v1"))
 	p, e, _ := setup(t, good)
 	before, _ := e.state()
-	err := apply(p, stack("app", "web web:2 sick secret=pw:1000\n", secret("pw", "v1")), stack("tools", "db db:1\n"))
+	err := apply(p, stack("app", "web web:2 sick secret=pw:1000\n", withSecret("pw", "v1")), stack("tools", "db db:1\n"))
 	if !errs.Is(err, errs.RolledBack) {
 		t.Fatalf("code = %s, want rolled_back: %v", errs.CodeOf(err), err)
 	}
@@ -147,7 +147,7 @@ func TestUnhealthyStackGoesBackAndOthersStay(t *testing.T) {
 
 func TestSickFirstStackLeavesNothing(t *testing.T) {
 	p, e, _ := setup(t)
-	err := apply(p, stack("app", "web web:2 sick secret=pw:1000\n", secret("pw", "v1")))
+	err := apply(p, stack("app", "web web:2 sick secret=pw:1000\n", withSecret("pw", "v1")))
 	if !errs.Is(err, errs.RolledBack) {
 		t.Fatalf("err = %v", err)
 	}
@@ -261,7 +261,7 @@ func TestImageIsFetchedOverCutsAndChecked(t *testing.T) {
 
 func TestSecretsAreFilesOfTheirOwnersAlone(t *testing.T) {
 	p, e, _ := setup(t)
-	s := stack("app", "web web:1 secret=pw:1000\n", secret("pw", "v1"))
+	s := stack("app", "web web:1 secret=pw:1000\n", withSecret("pw", "v1"))
 	must(t, p.Stage(context.Background(), &v1.ContainersSpec{Stacks: []*v1.StackSpec{s}}))
 	must(t, apply(p, s))
 	f, err := p.host.Stat("/var/lib/infractl/stacks/app/secrets/1000-0/pw")
