@@ -49,7 +49,10 @@ func stackWord(s *v1.Stack) string {
 		}
 	}
 	all := len(s.GetState().GetServices())
-	if well == all && all > 0 && s.GetState().GetProblem() == "" {
+	if all == 0 {
+		return "no containers"
+	}
+	if well == all && s.GetState().GetProblem() == "" {
 		return fmt.Sprintf("healthy, %d of %d", well, all)
 	}
 	return fmt.Sprintf("%d of %d well", well, all)

@@ -27,7 +27,7 @@ import (
 const checkTimeout = 4 * time.Second
 
 // Run does what the name of the program says: wget URL and check-health look at a page, anything else serves: NAME and ports
-// written as 3000/http or 9443/https. It returns when ctx ends.
+// written as 3000/http or 9443/https, and then arguments that only the real program knows. It returns when ctx ends.
 func Run(ctx context.Context, args []string, out io.Writer) error {
 	if len(args) < 2 && filepath.Base(args[0]) != "check-health" {
 		return errs.New(errs.Invalid, "usage: infractl-standin NAME PORT/http|https...")
@@ -71,6 +71,9 @@ func serve(ctx context.Context, name string, ports []string, out io.Writer) erro
 	g, ctx := errgroup.WithContext(ctx)
 	for _, p := range ports {
 		port, scheme, _ := strings.Cut(p, "/")
+		if scheme != "http" && scheme != "https" {
+			break // the rest is for the real program
+		}
 		server := &http.Server{Addr: ":" + port, Handler: handler, ReadHeaderTimeout: checkTimeout}
 		if scheme == "https" {
 			certificate, err := selfSigned(name)

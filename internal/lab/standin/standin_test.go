@@ -23,7 +23,7 @@ func TestAStandInAnswersItsOwnWget(t *testing.T) {
 	_ = l.Close()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
-	go func() { done <- Run(ctx, []string{"infractl-standin", "Portainer", port + "/https"}, io.Discard) }()
+	go func() { done <- Run(ctx, []string{"infractl-standin", "Portainer", port + "/https", "--admin-password-file", "/x"}, io.Discard) }()
 	wget := func(url string) error { return Run(context.Background(), []string{"/usr/bin/wget", "-q", "-O", "/dev/null", url}, io.Discard) }
 	var last error
 	for range 200 {
