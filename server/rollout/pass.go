@@ -54,13 +54,26 @@ func (x *run) pass(ctx context.Context, pass v1.Pass, groups []group) error {
 				return x.abandon(err)
 			}
 		}
-		if len(x.active) == 0 && (!held && !x.paused || x.stop != 0) {
+		held = held || x.paused && x.pending(pass, groups)
+		if len(x.active) == 0 && (!held || x.stop != 0) {
 			return ctx.Err()
 		}
 		if err := x.next(ctx, next); err != nil {
 			return x.abandon(err)
 		}
 	}
+}
+
+// pending reports whether a node still has the pass before it.
+func (x *run) pending(pass v1.Pass, groups []group) bool {
+	for _, g := range groups {
+		for _, name := range g.nodes {
+			if n := x.nodes[name]; n != nil && x.todo(n, pass) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // next waits for a result, an event, or a time, and settles the result.

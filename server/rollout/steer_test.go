@@ -155,6 +155,30 @@ func TestSoakGoesOnAfterARestart(t *testing.T) {
 	r.want(r.end(id), succeeded, nil)
 }
 
+func TestSoakGoesOnWhilePausedOverARestart(t *testing.T) {
+	r := serving(t, soaking(2, 100*time.Millisecond))
+	r.revise(1)
+	id := r.start(rollout.StartRequest{Revision: 1})
+	message := func() string {
+		ro, _ := r.rollouts.Get(context.Background(), id)
+		return ro.GetMessage()
+	}
+	r.eventually("a soak", func() bool { return strings.Contains(message(), "soaks until") })
+	if err := r.rollouts.Pause(context.Background(), id, "operator/anna"); err != nil {
+		t.Fatal(err)
+	}
+	r.stop()
+	r.serve()
+	r.eventually("the end of the soak", func() bool { return message() == "paused by operator/anna" })
+	if slices.Contains(r.watch.commits(), "relay") {
+		t.Error("the next wave began")
+	}
+	if err := r.rollouts.Resume(context.Background(), id); err != nil {
+		t.Fatal(err)
+	}
+	r.want(r.end(id), succeeded, nil)
+}
+
 func TestBudgetsLimitRolesOnTopOfTheWave(t *testing.T) {
 	t.Parallel()
 	plan := rollouttest.Line(6, 4)
