@@ -79,9 +79,9 @@ mkdir -p tr-base/usr/share/tr-base tr-conf/etc tr-conf/DEBIAN tr-big/opt/small
 make_package tr-base 1.0 ""
 echo "of the package" > tr-conf/etc/tr.conf; echo /etc/tr.conf > tr-conf/DEBIAN/conffiles
 make_package tr-conf 1.0 tr-base
-script tr-asks 'if read answer; then echo "somebody answered" >&2; exit 1; fi
+script tr-questions 'if read answer; then echo "somebody answered" >&2; exit 1; fi
 [ "$DEBIAN_FRONTEND" = noninteractive ]'
-make_package tr-asks 1.0 ""
+make_package tr-questions 1.0 ""
 script tr-slow 'sleep 4; echo once >> /var/tmp/tr-slow'
 make_package tr-slow 1.0 tr-base
 script tr-fails 'echo "tr-fails: no" >&2; exit 1'
@@ -144,6 +144,9 @@ func absent(names ...string) wish {
 // apply does what the engine does, and returns the snapshot.
 func apply(ctx context.Context, t *testing.T, p *packages.Provider, w wish) ([]byte, error) {
 	t.Helper()
+	// Whatever hangs ends before the test binary's own limit does: that would leave the lab and its engine behind.
+	ctx, cancel := context.WithTimeout(ctx, 90*time.Second)
+	defer cancel()
 	pl, err := p.Plan(ctx, w)
 	if err != nil {
 		t.Fatal(err)

@@ -17,8 +17,8 @@ import (
 )
 
 func TestInstalledWithoutAQuestion(t *testing.T) {
-	cleared(t, "tr-conf", "tr-asks", "tr-base")
-	mustApply(t, present("tr-conf", "tr-asks"))
+	cleared(t, "tr-conf", "tr-questions", "tr-base")
+	mustApply(t, present("tr-conf", "tr-questions"))
 	if out := must(t, "dpkg-query", "-W", "-f", "${db:Status-Abbrev}", "tr-base"); out != "ii" {
 		t.Errorf("what it depends on: %q", out)
 	}
@@ -106,11 +106,11 @@ func TestFailureLeavesTheOldState(t *testing.T) {
 		"disk full":           {"", "", present("tr-big"), errs.Exhausted, "disk is full"},
 		"no such package":     {"", "", present("tr-nosuch"), errs.NotFound, "tr-nosuch"},
 		"dependency missing":  {"", "", present("tr-needs"), errs.Precondition, "depends on"},
-		"index without files": {"mv /srv/repo/tr-asks_1.0.deb /srv/away.deb", "mv /srv/away.deb /srv/repo/tr-asks_1.0.deb", present("tr-asks"), errs.Unavailable, "tr-asks"},
+		"index without files": {"mv /srv/repo/tr-questions_1.0.deb /srv/away.deb", "mv /srv/away.deb /srv/repo/tr-questions_1.0.deb", present("tr-questions"), errs.Unavailable, "tr-questions"},
 		"mirror away": {"echo 'deb [trusted=yes] http://10.0.10.1/debian ./' > /etc/apt/sources.list.d/away.list", "rm /etc/apt/sources.list.d/away.list; apt-get -q update",
 			present("tr-nosuch"), errs.Unavailable, "10.0.10.1"},
 		"locked": {"systemd-run --quiet --unit=lock python3 -c 'import fcntl,time; f=open(\"/var/lib/dpkg/lock-frontend\",\"w\"); fcntl.lockf(f,fcntl.LOCK_EX); time.sleep(60)'; sleep 1",
-			"systemctl stop lock", present("tr-asks"), errs.Unavailable, "python3"},
+			"systemctl stop lock", present("tr-questions"), errs.Unavailable, "python3"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			before := selections(t)
@@ -118,9 +118,7 @@ func TestFailureLeavesTheOldState(t *testing.T) {
 				must(t, "sh", "-c", c.prepare)
 			}
 			p := newProvider(2*time.Second, nil)
-			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
-			defer cancel()
-			snapshot, err := apply(ctx, t, p, c.wish)
+			snapshot, err := apply(t.Context(), t, p, c.wish)
 			if c.restore != "" {
 				must(t, "sh", "-c", c.restore)
 			}
@@ -150,10 +148,10 @@ func TestLockIsWaitedFor(t *testing.T) {
 }
 
 func TestInterruptedDpkgIsMended(t *testing.T) {
-	cleared(t, "tr-asks", "tr-base")
-	must(t, "dpkg", "--unpack", "/srv/repo/tr-asks_1.0.deb")
+	cleared(t, "tr-questions", "tr-base")
+	must(t, "dpkg", "--unpack", "/srv/repo/tr-questions_1.0.deb")
 	mustApply(t, present("tr-base"))
-	if out := must(t, "dpkg-query", "-W", "-f", "${db:Status-Abbrev}", "tr-asks"); out != "ii" {
+	if out := must(t, "dpkg-query", "-W", "-f", "${db:Status-Abbrev}", "tr-questions"); out != "ii" {
 		t.Errorf("what was interrupted is %q", out)
 	}
 }

@@ -106,11 +106,14 @@ func in(t *testing.T, vm string, argv ...string) (string, int) {
 	return r.Stdout + r.Stderr, r.Code
 }
 
+// must runs a command in a machine, wants it to succeed, and returns standard output.
 func must(t *testing.T, vm string, argv ...string) string {
 	t.Helper()
-	out, code := in(t, vm, argv...)
-	if code != 0 {
-		t.Fatalf("%s: %v: code %d\n%s", vm, argv, code, out)
+	ctx, cancel := context.WithTimeout(t.Context(), 150*time.Second)
+	defer cancel()
+	out, err := machines.VM(vm).Must(ctx, argv...)
+	if err != nil {
+		t.Fatal(err)
 	}
 	return strings.TrimSpace(out)
 }

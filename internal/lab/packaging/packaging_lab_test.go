@@ -53,6 +53,7 @@ func TestManualAndCompletionAreInside(t *testing.T) {
 
 // TestLifeOfThePackages installs, configures, upgrades, downgrades, removes and purges. Its steps build on each other.
 func TestLifeOfThePackages(t *testing.T) {
+	defer explain(t)
 	nodeBefore, serverBefore := files(t, node), files(t, server)
 	installed(t)
 	configured(t)
@@ -62,6 +63,17 @@ func TestLifeOfThePackages(t *testing.T) {
 	waitsForAnOpenCommit(t)
 	removed(t)
 	purged(t, nodeBefore, serverBefore)
+}
+
+// explain shows what both machines say when a test has failed.
+func explain(t *testing.T) {
+	if !t.Failed() {
+		return
+	}
+	for vm, unit := range map[string]string{server: "infractl-server", node: "infractl-agent"} {
+		out, _ := in(t, vm, "sh", "-c", "infractl-agent status; systemctl status --no-pager -l '"+unit+".*'; journalctl --no-pager -n 40 -u '"+unit+"*'")
+		t.Logf("%s:\n%s", vm, out)
+	}
 }
 
 func installed(t *testing.T) {
