@@ -13,6 +13,7 @@ import (
 	"github.com/infractl/infractl/internal/errs"
 	"github.com/infractl/infractl/server/identity"
 	"github.com/infractl/infractl/server/secret"
+	"github.com/infractl/infractl/server/sshca"
 	"github.com/infractl/infractl/server/store"
 	"github.com/infractl/infractl/server/store/sqlite"
 )
@@ -72,6 +73,9 @@ func Init(ctx context.Context, cfg Config) (*InitResult, error) {
 		return nil, errs.Wrap(op, err)
 	}
 	if err := secret.CreateKey(cfg.storeKey()); err != nil {
+		return nil, errs.Wrap(op, err)
+	}
+	if _, err := sshca.Ensure(cfg.sshDir()); err != nil {
 		return nil, errs.Wrap(op, err)
 	}
 	if err := firstAudit(ctx, cfg, authority); err != nil {

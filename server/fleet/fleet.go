@@ -21,6 +21,7 @@ const (
 	KindToken     store.Kind = "token"
 	KindEnrolment store.Kind = "enrolment"
 	KindOperator  store.Kind = "operator"
+	KindLoginCode store.Kind = "login-code"
 	KindRevoked   store.Kind = "revoked"
 	KindSetAside  store.Kind = "set-aside"
 	KindServer    store.Kind = "server"
@@ -34,6 +35,7 @@ type Fleet struct {
 	Tokens     *store.Table[Token]
 	Enrolments *store.Table[Enrolment]
 	Operators  *store.Table[Operator]
+	LoginCodes *store.Table[LoginCode]
 	Revoked    *store.Table[Revocation]
 	SetAsides  *store.Table[SetAside]
 }
@@ -46,6 +48,7 @@ func New(s store.Store) *Fleet {
 		Tokens:     store.NewTable(s, KindToken, store.JSON[Token]()),
 		Enrolments: store.NewTable(s, KindEnrolment, store.JSON[Enrolment]()),
 		Operators:  store.NewTable(s, KindOperator, store.JSON[Operator]()),
+		LoginCodes: store.NewTable(s, KindLoginCode, store.JSON[LoginCode]()),
 		Revoked:    store.NewTable(s, KindRevoked, store.JSON[Revocation]()),
 		SetAsides:  store.NewTable(s, KindSetAside, store.JSON[SetAside]()),
 	}

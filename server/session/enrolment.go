@@ -38,6 +38,8 @@ type EnrolmentConfig struct {
 	Log       hclog.Logger
 	// Limits bound the calls; zero fields have defaults.
 	Limits EnrolmentLimits
+	// Login exchanges an operator's login code for an identity; a code that cannot be used is Denied.
+	Login func(context.Context, *v1.LoginOperatorRequest) (*v1.OperatorIdentity, error)
 }
 
 // Enrolment is the EnrolmentService.
@@ -45,6 +47,7 @@ type Enrolment struct {
 	v1.UnimplementedEnrolmentServiceServer
 	cfg      EnrolmentConfig
 	limits   *limiter
+	logins   *limiter
 	enrolIDs *regexp.Regexp
 	nonces   *nonces
 
@@ -58,7 +61,7 @@ type Enrolment struct {
 func NewEnrolment(cfg EnrolmentConfig) *Enrolment {
 	cfg.Limits.setDefaults()
 	return &Enrolment{
-		cfg: cfg, limits: newLimiter(cfg.Limits), enrolIDs: regexp.MustCompile(`^[A-Za-z0-9_-]{16,64}$`),
+		cfg: cfg, limits: newLimiter(cfg.Limits), logins: newLimiter(loginLimits()), enrolIDs: regexp.MustCompile(`^[A-Za-z0-9_-]{16,64}$`),
 		nonces: newNonces(cfg.Clock), polls: make(map[string]time.Time),
 		returns: make(map[string]*rate.Limiter),
 	}
