@@ -29,8 +29,7 @@ type ImageArchive struct {
 	Digest, ImageID string
 }
 
-// HostSpecs returns the wish for each node. The same site and resources give the same bytes. A node whose platform is not
-// managed yet gets a spec without sections.
+// HostSpecs returns the wish for each node. The same site and resources give the same bytes.
 func (s *Site) HostSpecs(res Resources) (map[string]*v1.HostSpec, error) {
 	out := make(map[string]*v1.HostSpec, len(s.Nodes))
 	for i := range s.Nodes {
@@ -47,6 +46,9 @@ func (s *Site) HostSpecs(res Resources) (map[string]*v1.HostSpec, error) {
 			spec.Metrics = s.metrics(n)
 		}
 		spec.Router = s.router(n, res)
+		if spec.Router != nil && !n.Linux() {
+			s.vyos(n, res, spec)
+		}
 		out[n.Name] = spec
 	}
 	return out, nil

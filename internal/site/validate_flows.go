@@ -173,7 +173,8 @@ func (l *loader) finish() {
 	l.published()
 	for i := range s.Nodes {
 		if n := &s.Nodes[i]; !n.Linux() {
-			l.info(yamltree.Join("nodes", n.Name, "platform"), "platform %s is not yet managed: %s gets no configuration", n.Platform, n.Name)
+			l.info(yamltree.Join("nodes", n.Name, "platform"), "the configuration of %s was never tried on a running router (docs/support.md): %s",
+				n.Platform, "look at `infractl router render` first")
 		}
 	}
 }

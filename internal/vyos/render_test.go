@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/infractl/infractl/internal/site"
+	"github.com/infractl/infractl/internal/site/sitedir"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
@@ -19,11 +20,11 @@ var update = flag.Bool("update", false, "write golden files")
 // example is the router of the example site, all sections derived.
 func example(t testing.TB) *v1.HostSpec {
 	t.Helper()
-	content, err := os.ReadFile("../../examples/projetpro/site.yaml")
+	src, err := sitedir.Read("../../examples/projetpro/site.yaml", "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, findings := site.Load(site.Source{File: "site.yaml", Content: content})
+	s, findings := site.Load(site.SourceFromProto(src))
 	if s == nil {
 		t.Fatalf("the example is refused: %v", findings)
 	}
