@@ -139,7 +139,7 @@ func is(t *testing.T, vm, what, unit string) string {
 func files(t *testing.T, vm string) string {
 	t.Helper()
 	return must(t, vm, "sh", "-c", `find / -xdev \( -path /proc -o -path /sys -o -path /tmp -o -path /var/tmp -o -path /var/log -o -path /var/cache `+
-		`-o -path /var/lib/dpkg -o -path /var/lib/apt -o -path /var/lib/systemd -o -path /root -o -path /packages \) -prune -o -print; `+
+		`-o -path /var/lib/dpkg -o -path /var/lib/apt -o -path /var/lib/systemd -o -path /root -o -path /packages \) -prune -o -print | sort; `+
 		`find /run -xdev -name '*infractl*'; iptables -S`)
 }
 
