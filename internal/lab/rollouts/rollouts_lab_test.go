@@ -159,7 +159,7 @@ func tries(t *testing.T, vm string) string {
 }
 
 func TestPausedRolloutSurvivesARestartOfTheServer(t *testing.T) {
-	id := start(t, "5", "4s")
+	id := start(t, "5", "3s")
 	until(t, id, "soak of the canary", soaks)
 	infractl(t, 0, "operation", "pause", id)
 	must(t, demo.Relay, "systemctl", "restart", "infractl-server")
@@ -182,7 +182,7 @@ func TestPausedRolloutSurvivesARestartOfTheServer(t *testing.T) {
 }
 
 func TestSoakHaltsWhenANodeDriftsAndRetryMendsIt(t *testing.T) {
-	id := start(t, "6", "5s")
+	id := start(t, "6", "3s")
 	until(t, id, "soak of the canary", soaks)
 	must(t, demo.Preprod, "sed", "-i", "s/MaxAuthTries.*/MaxAuthTries 9/", "/etc/ssh/sshd_config.d/00-infractl.conf")
 	r := infractl(t, 12, "operation", "watch", id)
