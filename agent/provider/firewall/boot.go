@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/infractl/infractl/agent/host"
+	"github.com/infractl/infractl/agent/iptables"
 	"github.com/infractl/infractl/internal/errs"
 )
 
@@ -163,17 +164,17 @@ func Boot(ctx context.Context, h *host.Host) (Booted, error) {
 
 // bootFile restores what was rendered when it was kept, rather than rendering it anew: that is what was confirmed.
 func bootFile(ctx context.Context, h *host.Host, f family) error {
-	data, err := h.ReadFile(f.rulesFile())
+	data, err := h.ReadFile(rulesFile(f))
 	if err != nil {
-		return errs.Wrap("read "+f.rulesFile(), err)
+		return errs.Wrap("read "+rulesFile(f), err)
 	}
-	k, err := parse(string(data))
+	k, err := iptables.Parse(iptables.Filter(), string(data))
 	if err != nil {
-		return errs.New(errs.Invalid, "%w", err).At(f.rulesFile())
+		return errs.New(errs.Invalid, "%w", err).At(rulesFile(f))
 	}
-	want := k.ours()
+	want := k.Ours()
 	if len(want.Chains) == 0 {
-		return errs.New(errs.Invalid, "it holds no chain").At(f.rulesFile())
+		return errs.New(errs.Invalid, "it holds no chain").At(rulesFile(f))
 	}
 	return bootTable(ctx, h, f, want)
 }
@@ -191,14 +192,14 @@ func bootRuleSet(ctx context.Context, h *host.Host, rs RuleSet, families []famil
 }
 
 func bootTable(ctx context.Context, h *host.Host, f family, want table) error {
-	now, err := read(ctx, h, f)
+	now, err := iptables.Read(ctx, h, iptables.Filter(), f)
 	if err != nil {
 		return err
 	}
-	if now.same(want) {
+	if now.Same(want) {
 		return nil
 	}
-	return restore(ctx, h, f, transaction(now, want, false))
+	return iptables.Restore(ctx, h, f, iptables.Transaction(now, want, false))
 }
 
 // emergency keeps, of a rule set, TCP from named addresses to the host itself; INPUT and FORWARD drop the rest.
@@ -235,18 +236,18 @@ func (p *Provider) Repair(ctx context.Context) ([]string, error) {
 		if err != nil {
 			return done, errs.Wrap("repair firewall", err)
 		}
-		now, err := read(ctx, p.host, f)
+		now, err := iptables.Read(ctx, p.host, iptables.Filter(), f)
 		if err != nil {
 			return done, errs.Wrap("repair firewall", err)
 		}
-		text := repair(now, want)
+		text := iptables.Repair(now, want)
 		if text == "" {
 			continue
 		}
-		if err := restore(ctx, p.host, f, text); err != nil {
+		if err := iptables.Restore(ctx, p.host, f, text); err != nil {
 			return done, errs.Wrap("repair firewall", err)
 		}
-		for _, line := range now.differences(want) {
+		for _, line := range now.Differences(want) {
 			if text, ok := strings.CutPrefix(line, "+ "); ok {
 				done = append(done, f.String()+": "+text)
 			}

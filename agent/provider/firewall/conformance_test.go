@@ -84,7 +84,7 @@ func newBench(t *testing.T, legacy bool, rules string, before ...provider.Wish[*
 		t.Fatal(err)
 	}
 	for _, f := range []family{v4, v6} {
-		b.rules[f] = mustRun(t, inside(run.ns, run.program(f.save()))...)
+		b.rules[f] = mustRun(t, inside(run.ns, run.program(f.Save()))...)
 	}
 	b.suite = providertest.Suite[*v1.FirewallSpec]{
 		MaxFaults: 3, // the first bench tries every call; the others differ from it in their rules, not in their calls
@@ -109,7 +109,7 @@ func (b *bench) machine(t *testing.T, f *providertest.Faults) (*host.Host, strin
 	run.ns = newNamespace(t, "conf")
 	b.ns[root] = run.ns
 	for f, text := range b.rules {
-		restoreText(t, run.ns, run.program(f.restore()), text)
+		restoreText(t, run.ns, run.program(f.Restore()), text)
 	}
 	return host.New(host.Config{Root: root, Runner: f.Runner(run), Fault: f.Op}), root, run
 }

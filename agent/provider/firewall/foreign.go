@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/infractl/infractl/agent/iptables"
 	"github.com/infractl/infractl/internal/errs"
 )
 
@@ -22,12 +23,12 @@ func (p *Provider) Foreign(ctx context.Context) ([]string, error) {
 	fail2ban := false
 	for _, f := range []family{v4, v6} {
 		k := present[f]
-		for _, name := range k.order {
+		for _, name := range k.Order {
 			fail2ban = fail2ban || strings.HasPrefix(name, "f2b-")
 		}
-		for _, parent := range parents() {
-			for _, rule := range k.rules[parent] {
-				if isOurs(rule) || isDockers(parent, rule) {
+		for _, parent := range iptables.Filter().Parents {
+			for _, rule := range k.Rules[parent] {
+				if iptables.IsOurs(rule) || isDockers(parent, rule) {
 					continue
 				}
 				list = append(list, fmt.Sprintf("%s: a rule of others in %s: %s", f, parent, rule))
@@ -52,7 +53,7 @@ func (p *Provider) Foreign(ctx context.Context) ([]string, error) {
 
 // isDockers reports whether a rule of a hook is one that Docker makes.
 func isDockers(parent, rule string) bool {
-	words := split(rule)
+	words := iptables.Split(rule)
 	for i, w := range words {
 		next := ""
 		if i+1 < len(words) {

@@ -11,6 +11,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
+
+	"github.com/infractl/infractl/agent/iptables"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -124,16 +126,16 @@ func TestKernelPrintsWhatWasRendered(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				restoreText(t, run.ns, run.program(f.restore()), transaction(kernel{}, want, false))
-				k, err := parse(mustRun(t, inside(run.ns, run.program(f.save()), "-t", "filter")...))
+				restoreText(t, run.ns, run.program(f.Restore()), iptables.Transaction(kernel{}, want, false))
+				k, err := iptables.Parse(iptables.Filter(), mustRun(t, inside(run.ns, run.program(f.Save()), "-t", "filter")...))
 				if err != nil {
 					t.Fatal(err)
 				}
-				if lines := k.differences(want); len(lines) > 0 {
+				if lines := k.Differences(want); len(lines) > 0 {
 					t.Errorf("%s, %s, legacy %v:\n%s", name, f, legacy, strings.Join(lines, "\n"))
 				}
-				if k.legacy != legacy {
-					t.Errorf("%s: legacy = %v, want %v", name, k.legacy, legacy)
+				if k.Legacy != legacy {
+					t.Errorf("%s: legacy = %v, want %v", name, k.Legacy, legacy)
 				}
 			}
 		}

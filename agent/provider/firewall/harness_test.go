@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/infractl/infractl/agent/host"
+	"github.com/infractl/infractl/agent/iptables"
 )
 
 // The tests run real iptables in network namespaces of their own: one that is the host, one that owns the addresses of
@@ -102,7 +103,7 @@ var noise = regexp.MustCompile(`(?m)^#.*\n| \[\d+:\d+\]`)
 func (r nsRunner) saved() (string, error) {
 	var b strings.Builder
 	for _, f := range []family{v4, v6} {
-		out, err := command(nil, inside(r.ns, r.program(f.save()))...)
+		out, err := command(nil, inside(r.ns, r.program(f.Save()))...)
 		if err != nil {
 			return "", err
 		}
@@ -117,7 +118,7 @@ func (r nsRunner) foreign() (string, error) {
 	var b strings.Builder
 	for line := range strings.Lines(all) {
 		// DOCKER-USER may be made by us; its foreign rules still count.
-		if !strings.Contains(line, chainPrefix) && !strings.HasPrefix(line, ":"+dockerUser+" ") {
+		if !strings.Contains(line, iptables.Prefix) && !strings.HasPrefix(line, ":"+dockerUser+" ") {
 			b.WriteString(line)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 
 	"github.com/infractl/infractl/agent/host"
+	"github.com/infractl/infractl/agent/iptables"
 	"github.com/infractl/infractl/agent/provider"
 	"github.com/infractl/infractl/internal/errs"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
@@ -25,7 +26,7 @@ const (
 
 const snapshotKind = "infractl firewall snapshot"
 
-func (f family) rulesFile() string {
+func rulesFile(f family) string {
 	if f == v6 {
 		return RulesFileV6
 	}
@@ -50,7 +51,7 @@ func (p *Provider) keep(rs RuleSet) error {
 		if err != nil {
 			return err
 		}
-		if _, err := p.host.WriteFile(f.rulesFile(), []byte(transaction(kernel{}, t, false)), 0o600); err != nil {
+		if _, err := p.host.WriteFile(rulesFile(f), []byte(iptables.Transaction(kernel{}, t, false)), 0o600); err != nil {
 			return err
 		}
 	}
@@ -104,7 +105,7 @@ func (p *Provider) Snapshot(ctx context.Context, _ provider.Plan[*v1.FirewallSpe
 	if err != nil {
 		return nil, errs.Wrap("snapshot firewall", err)
 	}
-	ipv4, ipv6 := present[v4].ours(), present[v6].ours()
+	ipv4, ipv6 := present[v4].Ours(), present[v6].Ours()
 	files, err := p.host.Snapshot(KeptFile, RulesFileV4, RulesFileV6)
 	if err != nil {
 		return nil, errs.Wrap("snapshot firewall", err)

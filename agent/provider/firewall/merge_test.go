@@ -7,6 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
+	"github.com/infractl/infractl/agent/iptables"
 	"github.com/infractl/infractl/internal/errs"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
@@ -167,8 +168,8 @@ func TestFlowNameCannotLeaveItsComment(t *testing.T) {
 		"über":                     "_ber",
 		strings.Repeat("a", 10000): strings.Repeat("a", 200),
 	} {
-		if got := clean(name); got != want {
-			t.Errorf("clean(%q) = %q, want %q", name, got, want)
+		if got := iptables.Clean(name); got != want {
+			t.Errorf("iptables.Clean(%q) = %q, want %q", name, got, want)
 		}
 	}
 }

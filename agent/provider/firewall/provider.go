@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/infractl/infractl/agent/host"
+	"github.com/infractl/infractl/agent/iptables"
 	"github.com/infractl/infractl/agent/provider"
 	"github.com/infractl/infractl/internal/errs"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
@@ -100,7 +101,7 @@ func (p *Provider) changes(old, want RuleSet, present map[family]kernel) ([]*v1.
 		if err != nil {
 			return nil, err
 		}
-		lines := present[f].differences(wanted)
+		lines := present[f].Differences(wanted)
 		if len(lines) == 0 {
 			continue
 		}
@@ -108,7 +109,7 @@ func (p *Provider) changes(old, want RuleSet, present map[family]kernel) ([]*v1.
 		if err != nil {
 			return nil, err
 		}
-		asKept = asKept && present[f].same(kept)
+		asKept = asKept && present[f].Same(kept)
 		c := change("chains of "+f.String(), v1.ChangeAction_CHANGE_ACTION_UPDATE)
 		for _, line := range lines {
 			if text, ok := strings.CutPrefix(line, "- "); ok {
@@ -133,7 +134,7 @@ func (p *Provider) changes(old, want RuleSet, present map[family]kernel) ([]*v1.
 		case len(is) == 0:
 			c.Action = v1.ChangeAction_CHANGE_ACTION_DELETE
 		}
-		c.Before, c.After = without(was, is), without(is, was)
+		c.Before, c.After = iptables.Without(was, is), iptables.Without(is, was)
 		if len(c.Before)+len(c.After) > 0 {
 			list = append(list, c)
 		}
@@ -175,18 +176,18 @@ func (p *Provider) install(ctx context.Context, want RuleSet) error {
 		}
 	}
 	for _, f := range []family{v4, v6} {
-		if present[f].same(wanted[f]) {
+		if present[f].Same(wanted[f]) {
 			continue
 		}
-		if err := try(ctx, p.host, f, transaction(kernel{}, wanted[f], false)); err != nil {
+		if err := iptables.Try(ctx, p.host, f, iptables.Transaction(kernel{}, wanted[f], false)); err != nil {
 			return err
 		}
 	}
 	for _, f := range []family{v4, v6} {
-		if present[f].same(wanted[f]) {
+		if present[f].Same(wanted[f]) {
 			continue
 		}
-		if err := restore(ctx, p.host, f, transaction(present[f], wanted[f], false)); err != nil {
+		if err := iptables.Restore(ctx, p.host, f, iptables.Transaction(present[f], wanted[f], false)); err != nil {
 			return errors.Join(err, p.takeBack(ctx, present))
 		}
 	}
@@ -198,7 +199,7 @@ func (p *Provider) takeBack(ctx context.Context, before map[family]kernel) error
 	ctx = context.WithoutCancel(ctx)
 	var failed []error
 	for _, f := range []family{v4, v6} {
-		was := before[f].ours()
+		was := before[f].Ours()
 		failed = append(failed, bringBack(ctx, p.host, f, was))
 	}
 	return errors.Join(failed...)
@@ -222,7 +223,7 @@ func (p *Provider) Verify(ctx context.Context, wish provider.Wish[*v1.FirewallSp
 		if err != nil {
 			return errs.Wrap("verify firewall", err)
 		}
-		if lines := present[f].differences(wanted); len(lines) > 0 {
+		if lines := present[f].Differences(wanted); len(lines) > 0 {
 			return errs.Wrap("verify firewall", errs.New(errs.Conflict, "%s differs from what was applied, in %d lines; the first: %s",
 				f, len(lines), lines[0]).WithHint("another program on this host writes the same rules: see the warnings of infractl status"))
 		}

@@ -5,7 +5,7 @@ import (
 	"encoding/json"
 	"strings"
 
-	"github.com/infractl/infractl/agent/host"
+	"github.com/infractl/infractl/agent/iptables"
 	"github.com/infractl/infractl/internal/errs"
 )
 
@@ -22,7 +22,7 @@ func (p *Provider) refuse(ctx context.Context, present map[family]kernel, docker
 		return errs.New(errs.Precondition, "Docker uses its nftables backend, which has no DOCKER-USER chain").
 			At("/etc/docker/daemon.json").WithHint(`set "firewall-backend" to "iptables" and restart Docker`)
 	}
-	return p.otherBackend(ctx, present)
+	return iptables.OneBackend(ctx, p.host, iptables.Filter(), present)
 }
 
 func setting(conf, name string) string {
@@ -54,38 +54,4 @@ func (p *Provider) dockerUsesNftables() bool {
 	}
 	// Docker's own file: other keys are its affair, and one that does not parse does not start a Docker either.
 	return json.Unmarshal(data, &conf) == nil && strings.HasPrefix(conf.Backend, "nftables")
-}
-
-// otherBackend refuses when both backends of iptables hold filter rules: both would decide, and each shows only its own.
-func (p *Provider) otherBackend(ctx context.Context, present map[family]kernel) error {
-	for _, f := range []family{v4, v6} {
-		other, listed := strings.Replace(f.save(), "-save", "-legacy-save", 1), "/proc/net/ip_tables_names"
-		if f == v6 {
-			listed = "/proc/net/ip6_tables_names"
-		}
-		if present[f].legacy {
-			other = strings.Replace(f.save(), "-save", "-nft-save", 1)
-			if !p.host.Has(other) {
-				continue
-			}
-		} else if names, err := p.host.ReadFile(listed); err != nil || !strings.Contains("\n"+string(names), "\nfilter\n") {
-			continue
-		}
-		out, err := p.host.RunCmd(ctx, host.Cmd{Argv: []string{other, "-t", "filter"}, Timeout: commandTimeout})
-		if err != nil {
-			return errs.Wrap("look at the other iptables backend", err)
-		}
-		k, err := parse(string(out.Stdout))
-		if err != nil {
-			return errs.Wrap("look at the other iptables backend", err)
-		}
-		for _, rules := range k.rules {
-			if len(rules) > 0 {
-				return errs.New(errs.Precondition, "%s has rules in both backends of iptables; %s shows the others", f, other).
-					WithHint("remove those rules, or choose that backend with update-alternatives --config %s",
-						strings.TrimSuffix(f.save(), "-save"))
-			}
-		}
-	}
-	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/infractl/infractl/agent/iptables"
 	"github.com/infractl/infractl/internal/errs"
 )
 
@@ -32,7 +33,7 @@ func Render(rs RuleSet, ipv6 bool) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return transaction(kernel{}, t, false), nil
+	return iptables.Transaction(kernel{}, t, false), nil
 }
 
 // render returns what the filter table of one family must hold.
@@ -228,7 +229,7 @@ func address(option, prefix string) string {
 }
 
 func comment(a Accept) string {
-	return `-m comment --comment "infractl:` + clean(a.Flow) + `"`
+	return `-m comment --comment "infractl:` + iptables.Clean(a.Flow) + `"`
 }
 
 // net returns the helper chain that accepts what is outside of the site's networks.
@@ -256,9 +257,9 @@ func (r *renderer) net(a Accept) string {
 	if name, ok := r.nets[what]; ok {
 		return name
 	}
-	name := chainPrefix + "INET-" + kind
+	name := iptables.Prefix + "INET-" + kind
 	for n := 2; slices.ContainsFunc(r.helpers, func(c chain) bool { return c.Name == name }); n++ {
-		name = fmt.Sprintf("%sINET-%s%d", chainPrefix, kind, n)
+		name = fmt.Sprintf("%sINET-%s%d", iptables.Prefix, kind, n)
 	}
 	r.nets[what] = name
 	r.helpers = append(r.helpers, chain{Name: name, Rules: lines})

@@ -2,8 +2,9 @@ package firewall
 
 import (
 	"fmt"
-	"slices"
 	"strings"
+
+	"github.com/infractl/infractl/agent/iptables"
 )
 
 // Names of the hooks in changes and status lines.
@@ -42,7 +43,7 @@ func (a Accept) line(hook string) string {
 		parts = append(parts, "over IPv6")
 	}
 	if a.Flow != "" {
-		parts = append(parts, "("+clean(a.Flow)+")")
+		parts = append(parts, "("+iptables.Clean(a.Flow)+")")
 	}
 	return strings.Join(parts, " ")
 }
@@ -87,7 +88,7 @@ func (h *Hook) lines(hook string) []string {
 		list = append(list, a.line(hook))
 	}
 	for _, e := range h.Exempt {
-		list = append(list, fmt.Sprintf("leave %s (%s) to the rules below", joinPrefixes(e.Prefixes), clean(e.Peer)))
+		list = append(list, fmt.Sprintf("leave %s (%s) to the rules below", joinPrefixes(e.Prefixes), iptables.Clean(e.Peer)))
 	}
 	if h.Tail == TailDrop {
 		return append(list, "drop everything else")
@@ -108,7 +109,7 @@ func widened(rs RuleSet) []string {
 			}
 		}
 		for _, e := range n.hook.Exempt {
-			list = append(list, fmt.Sprintf("%s: packets of %s (%s) are left to the rules from before", n.name, clean(e.Peer),
+			list = append(list, fmt.Sprintf("%s: packets of %s (%s) are left to the rules from before", n.name, iptables.Clean(e.Peer),
 				joinPrefixes(e.Prefixes)))
 		}
 		if n.hook.Tail == TailReturn {
@@ -116,29 +117,4 @@ func widened(rs RuleSet) []string {
 		}
 	}
 	return list
-}
-
-// without returns the lines of a that are not in b.
-func without(a, b []string) []string {
-	var list []string
-	for _, s := range a {
-		if !slices.Contains(b, s) {
-			list = append(list, s)
-		}
-	}
-	return list
-}
-
-// clean keeps what can stand in an iptables comment and in a log line.
-func clean(s string) string {
-	if len(s) > 200 {
-		s = s[:200]
-	}
-	return strings.Map(func(r rune) rune {
-		switch {
-		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', strings.ContainsRune("-_.:/@+", r):
-			return r
-		}
-		return '_'
-	}, s)
 }

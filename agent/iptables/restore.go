@@ -1,4 +1,4 @@
-package firewall
+package iptables
 
 import (
 	"fmt"
@@ -6,33 +6,33 @@ import (
 	"strings"
 )
 
-// transaction returns the input of iptables-restore --noflush that turns what is ours in k into want, in one step of the
+// Transaction returns the input of iptables-restore --noflush that turns what is ours in k into want, in one step of the
 // kernel. Chains of others are not named, but for our jumps in them and a DOCKER-USER that is not there yet.
 // dropDockerUser removes DOCKER-USER again where nothing of anybody else is in it and nothing leads to it.
-func transaction(k kernel, want table, dropDockerUser bool) string {
+func Transaction(k Kernel, want Table, dropDockerUser bool) string {
 	var b strings.Builder
-	b.WriteString("*filter\n")
+	b.WriteString("*" + k.layout().Name + "\n")
 	for _, c := range want.Chains {
 		fmt.Fprintf(&b, ":%s - [0:0]\n", c.Name)
 	}
-	if want.DockerUser && !k.hasDockerUser() {
-		fmt.Fprintf(&b, ":%s - [0:0]\n", dockerUser)
+	if want.DockerUser && !k.HasDockerUser() {
+		fmt.Fprintf(&b, ":%s - [0:0]\n", DockerUser)
 	}
 	for _, c := range want.Chains {
 		for _, rule := range c.Rules {
 			fmt.Fprintf(&b, "-A %s %s\n", c.Name, rule)
 		}
 	}
-	have := k.ours()
+	have := k.Ours()
 	writeJumps(&b, have.Jumps, want.Jumps)
 	var stale []string
 	for _, c := range have.Chains {
-		if _, ok := want.chain(c.Name); !ok {
+		if _, ok := want.Chain(c.Name); !ok {
 			stale = append(stale, c.Name)
 		}
 	}
-	if dropDockerUser && k.dockerUserIsOurs() {
-		stale = append(stale, dockerUser)
+	if dropDockerUser && k.DockerUserIsOurs() {
+		stale = append(stale, DockerUser)
 	}
 	for _, name := range stale {
 		fmt.Fprintf(&b, "-F %s\n", name)
@@ -45,7 +45,7 @@ func transaction(k kernel, want table, dropDockerUser bool) string {
 }
 
 // writeJumps takes our jumps out and puts them back in their places, unless they stand there.
-func writeJumps(b *strings.Builder, have, want []jump) {
+func writeJumps(b *strings.Builder, have, want []Jump) {
 	if slices.Equal(jumpLines(have), jumpLines(want)) {
 		return
 	}
@@ -70,21 +70,21 @@ func writeJumps(b *strings.Builder, have, want []jump) {
 	}
 }
 
-// dockerUserIsOurs reports whether DOCKER-USER holds at most our jump and no rule leads to it.
-func (k kernel) dockerUserIsOurs() bool {
-	if !k.hasDockerUser() {
+// DockerUserIsOurs reports whether DOCKER-USER holds at most our jump and no rule leads to it.
+func (k Kernel) DockerUserIsOurs() bool {
+	if !k.HasDockerUser() {
 		return false
 	}
-	for _, rule := range k.rules[dockerUser] {
-		if !isOurs(rule) {
+	for _, rule := range k.Rules[DockerUser] {
+		if !IsOurs(rule) {
 			return false
 		}
 	}
-	for _, rules := range k.rules {
+	for _, rules := range k.Rules {
 		for _, rule := range rules {
-			words := split(rule)
+			words := Split(rule)
 			if i := slices.IndexFunc(words, func(w string) bool { return w == "-j" || w == "-g" }); i >= 0 &&
-				i+1 < len(words) && words[i+1] == dockerUser {
+				i+1 < len(words) && words[i+1] == DockerUser {
 				return false
 			}
 		}
@@ -92,20 +92,20 @@ func (k kernel) dockerUserIsOurs() bool {
 	return true
 }
 
-// repair returns the input that puts back chains of ours that are gone or empty, and jumps that are gone or not first, or ""
+// Repair returns the input that puts back chains of ours that are gone or empty, and jumps that are gone or not first, or ""
 // when nothing is amiss. It removes nothing: during a commit more may stand than was kept.
-func repair(k kernel, kept table) string {
-	var chains []chain
+func Repair(k Kernel, kept Table) string {
+	var chains []Chain
 	for _, c := range kept.Chains {
-		if len(k.rules[c.Name]) == 0 && len(c.Rules) > 0 {
+		if len(k.Rules[c.Name]) == 0 && len(c.Rules) > 0 {
 			chains = kept.Chains // they lead to each other: all of them
 			break
 		}
 	}
-	have := k.ours().Jumps
-	var gone, put []jump
+	have := k.Ours().Jumps
+	var gone, put []Jump
 	for _, j := range kept.Jumps {
-		i := slices.IndexFunc(have, func(h jump) bool { return h.Parent == j.Parent && h.Rule == j.Rule })
+		i := slices.IndexFunc(have, func(h Jump) bool { return h.Parent == j.Parent && h.Rule == j.Rule })
 		if i >= 0 && slices.Equal(have[i].At, j.At) {
 			continue
 		}
@@ -118,12 +118,12 @@ func repair(k kernel, kept table) string {
 		return ""
 	}
 	var b strings.Builder
-	b.WriteString("*filter\n")
+	b.WriteString("*" + k.layout().Name + "\n")
 	for _, c := range chains {
 		fmt.Fprintf(&b, ":%s - [0:0]\n", c.Name)
 	}
-	if kept.DockerUser && !k.hasDockerUser() {
-		fmt.Fprintf(&b, ":%s - [0:0]\n", dockerUser)
+	if kept.DockerUser && !k.HasDockerUser() {
+		fmt.Fprintf(&b, ":%s - [0:0]\n", DockerUser)
 	}
 	for _, c := range chains {
 		for _, rule := range c.Rules {

@@ -1,4 +1,4 @@
-package firewall
+package iptables
 
 import (
 	"strings"
@@ -15,8 +15,8 @@ func TestSameRuleInAnotherSpellingIsTheSame(t *testing.T) {
 		`-m comment --comment infractl_x -j DROP`:                      `-m comment --comment "infractl_x" -j DROP`,
 		"-p tcp -m conntrack --ctdir ORIGINAL --ctorigdstport 80 -j X": "-p tcp -m conntrack --ctorigdstport 80 --ctdir ORIGINAL -j X",
 	} {
-		if normal(a) != normal(b) {
-			t.Errorf("%q and %q differ: %q, %q", a, b, normal(a), normal(b))
+		if Normal(a) != Normal(b) {
+			t.Errorf("%q and %q differ: %q, %q", a, b, Normal(a), Normal(b))
 		}
 	}
 	for a, b := range map[string]string{
@@ -31,28 +31,29 @@ func TestSameRuleInAnotherSpellingIsTheSame(t *testing.T) {
 		"-p tcp -m tcp --dport 22:23 -j ACCEPT": "-p tcp -m tcp --dport 22 -j ACCEPT",
 		"-p tcp -m tcp ! --dport 22 -j ACCEPT":  "-p tcp -m tcp --dport 22 -j ACCEPT",
 	} {
-		if normal(a) == normal(b) {
-			t.Errorf("%q and %q are the same: %q", a, b, normal(a))
+		if Normal(a) == Normal(b) {
+			t.Errorf("%q and %q are the same: %q", a, b, Normal(a))
 		}
 	}
 }
 
 func FuzzParse(f *testing.F) {
-	f.Add(dockerRules)
+	f.Add("*nat\n:DOCKER - [0:0]\n-A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER\nCOMMIT\n*filter\n:DOCKER-USER - [0:0]\n" +
+		":INFRACTL-FWD - [0:0]\n-A DOCKER-USER -j INFRACTL-FWD\n-A DOCKER-USER -j RETURN\nCOMMIT\n")
 	f.Add("*filter\n:INFRACTL-IN - [0:0]\n-A INFRACTL-IN -m comment --comment \"a \\\" b\" -j DROP\n-I INPUT 1 -j INFRACTL-IN\nCOMMIT\n")
 	f.Add("# Table `filter' is incompatible, use 'nft' tool.\n")
 	f.Fuzz(func(t *testing.T, text string) {
-		k, err := parse(text)
+		k, err := Parse(Filter(), text)
 		if err != nil {
 			return
 		}
-		ours := k.ours()
-		again, err := parse(transaction(kernel{}, ours, false))
+		ours := k.Ours()
+		again, err := Parse(Filter(), Transaction(Kernel{}, ours, false))
 		if err != nil {
 			t.Fatalf("what was written for %q is not understood: %v", text, err)
 		}
 		for _, c := range ours.Chains {
-			if got := strings.Join(again.rules[c.Name], "\n"); got != strings.Join(c.Rules, "\n") {
+			if got := strings.Join(again.Rules[c.Name], "\n"); got != strings.Join(c.Rules, "\n") {
 				t.Fatalf("chain %q became %q", c.Rules, got)
 			}
 		}
@@ -60,7 +61,7 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
-func (t table) rulesForTest() []string {
+func (t Table) rulesForTest() []string {
 	var list []string
 	for _, c := range t.Chains {
 		list = append(list, c.Rules...)
@@ -69,7 +70,7 @@ func (t table) rulesForTest() []string {
 }
 
 func TestIncompatibleTableIsAnError(t *testing.T) {
-	if _, err := parse("# Table `filter' is incompatible, use 'nft' tool.\n"); err == nil {
+	if _, err := Parse(Filter(), "# Table `filter' is incompatible, use 'nft' tool.\n"); err == nil {
 		t.Error("no error")
 	}
 }
