@@ -116,8 +116,15 @@ func (r *renderer) login(a *v1.Account) {
 		r.key(base, a.GetName()+"-"+strconv.Itoa(i+1), line)
 	}
 	for _, w := range r.spec.GetAccounts().GetWitnessKeys() {
-		// VyOS can restrict a key too, but only as free options that its schema does not look into.
-		r.key(base, "witness-"+w.GetNode(), w.GetPublicKey())
+		name := "witness-" + w.GetNode()
+		r.key(base, name, w.GetPublicKey())
+		// VyOS takes no quotes in a value and turns &quot; into them. Where a release did not, sshd would refuse the key: a
+		// witness may be locked out, but never gets a shell.
+		options := "restrict,command=&quot;true&quot;"
+		if len(w.GetFrom()) > 0 {
+			options += ",from=&quot;" + strings.Join(w.GetFrom(), ",") + "&quot;"
+		}
+		r.set(base+" authentication public-keys "+name+" options", options)
 	}
 }
 
@@ -170,20 +177,44 @@ func (r *renderer) named(path string) string {
 }
 
 func (r *renderer) nat() {
-	for i, n := range r.spec.GetRouter().GetSourceNat() {
-		base := "nat source rule " + strconv.Itoa(100+10*i)
-		r.set(base+" description", n.GetDescription())
+	number := 90
+	next := func(kind, description string) string {
+		number += 10
+		base := "nat " + kind + " rule " + strconv.Itoa(number)
+		if description != "" {
+			r.set(base+" description", description)
+		}
+		return base
+	}
+	for _, n := range r.spec.GetRouter().GetSourceNat() {
+		for _, to := range n.GetExcluded() { // before the rule that they are excluded from
+			base := next("source", n.GetDescription())
+			r.set(r.named(base+" outbound-interface"), n.GetInterface())
+			r.set(base+" source address", n.GetSource())
+			r.set(base+" destination address", to)
+			r.set(base + " exclude")
+		}
+		base := next("source", n.GetDescription())
 		r.set(r.named(base+" outbound-interface"), n.GetInterface())
 		r.set(base+" source address", n.GetSource())
 		r.set(base+" translation address", "masquerade")
 	}
-	for i, n := range r.spec.GetRouter().GetDestinationNat() {
-		base := "nat destination rule " + strconv.Itoa(100+10*i)
-		r.set(base+" description", n.GetDescription())
-		r.set(r.named(base+" inbound-interface"), n.GetInterface())
-		r.set(base+" protocol", n.GetProtocol())
-		r.set(base+" destination port", portText(n.GetPorts()))
-		r.set(base+" translation address", n.GetTarget())
+	number = 90
+	for _, n := range r.spec.GetRouter().GetDestinationNat() {
+		from := n.GetFrom()
+		if len(from) == 0 {
+			from = []string{""}
+		}
+		for _, source := range from {
+			base := next("destination", n.GetDescription())
+			r.set(r.named(base+" inbound-interface"), n.GetInterface())
+			r.set(base+" protocol", n.GetProtocol())
+			r.set(base+" destination port", portText(n.GetPorts()))
+			r.set(base+" translation address", n.GetTarget())
+			if source != "" {
+				r.set(base+" source address", source)
+			}
+		}
 	}
 }
 
@@ -262,6 +293,9 @@ func (r *renderer) services() {
 		}) {
 			r.set("service ssh access-control allow user", u)
 		}
+	}
+	if len(s.GetUserCaKeys()) > 0 {
+		r.note("VyOS takes no certificates of people by SSH here: they log in on the router with their own keys")
 	}
 	r.note("tries and sessions of one SSH connection cannot be limited on VyOS; the rule set limits new connections instead")
 }

@@ -97,6 +97,7 @@ func schema() []entry {
 		"system login user <login> full-name <text>",
 		"system login user <login> authentication public-keys <name> key <base64>",
 		"system login user <login> authentication public-keys <name> type <keytype>",
+		"system login user <login> authentication public-keys <name> options <text>",
 		"service ssh disable-password-authentication", "service ssh client-keepalive-interval <interval>",
 		"interfaces ethernet <ethernet> description <text>", "interfaces ethernet <ethernet> hw-id <mac>",
 		"interfaces wireguard <wireguard> port <port>", "interfaces wireguard <wireguard> description <text>",
@@ -168,8 +169,12 @@ func firewallPaths(add adder) {
 		add(V14, V15, false, "firewall "+f.family+" name <ruleset> rule <rule> recent time <unit>")
 		for _, hook := range []string{"forward", "input", "output"} {
 			base := "firewall " + f.family + " " + hook + " filter rule <rule> "
-			add(V14, V15, false, base+"action <action>", base+"jump-target <ruleset>", base+"inbound-interface name <interface>",
-				base+"description <text>")
+			add(V14, V15, false, base+"action <action>", base+"jump-target <ruleset>", base+"description <text>")
+			side := "inbound"
+			if hook == "output" {
+				side = "outbound"
+			}
+			add(V14, V15, false, base+side+"-interface name <interface>")
 		}
 	}
 	add(V13, V13, false, "firewall name <ruleset> rule <rule> icmp type-name <icmp>")
