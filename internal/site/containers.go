@@ -76,6 +76,12 @@ func (s *Site) MissingSecrets(res Resources) []*v1.Finding {
 			}
 		}
 	}
+	for name, use := range s.dnsSecrets() {
+		if res.Secrets[name] == "" {
+			out = append(out, &v1.Finding{Severity: v1.Severity_SEVERITY_ERROR,
+				Message: fmt.Sprintf("%s needs the secret %s, and nobody has set it", use, name), Hint: "infractl secret rotate " + name})
+		}
+	}
 	return out
 }
 

@@ -32,6 +32,7 @@ type ImageArchive struct {
 // HostSpecs returns the wish for each node. The same site and resources give the same bytes.
 func (s *Site) HostSpecs(res Resources) (map[string]*v1.HostSpec, error) {
 	out := make(map[string]*v1.HostSpec, len(s.Nodes))
+	zones := s.Zones(res)
 	for i := range s.Nodes {
 		n := &s.Nodes[i]
 		spec := &v1.HostSpec{Site: s.Name, Node: n.Name, Role: n.Role}
@@ -44,6 +45,7 @@ func (s *Site) HostSpecs(res Resources) (map[string]*v1.HostSpec, error) {
 			spec.Packages = s.packagesOf(n)
 			spec.Containers = s.containers(n, res)
 			spec.Metrics = s.metrics(n)
+			spec.Dns = s.dns(n, res, zones)
 		}
 		spec.Router = s.router(n, res)
 		if spec.Router != nil && !n.Linux() {

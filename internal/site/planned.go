@@ -14,7 +14,7 @@ import (
 // notManaged are the sections that are validated but not managed yet.
 func notManaged() []string {
 	return []string{
-		"public_domain", "vpn", "dns", "proxy", "dolibarr", "backup", "patching", "logs",
+		"vpn", "proxy", "dolibarr", "backup", "patching", "logs",
 	}
 }
 
@@ -72,7 +72,7 @@ func (l *loader) vpn(f *sitefile.VPN) {
 	case !usable(net, a):
 		l.fail("vpn/address", "", "address %s is the first or the last one of network %s", a, net.Name)
 	}
-	l.site.tunnel = Tunnel{Interface: f.Interface, Port: uint16(f.Port), Address: a}
+	l.site.tunnel = Tunnel{Interface: f.Interface, Port: uint16(f.Port), Address: a, Endpoint: string(f.Endpoint)}
 	if !l.pos.Has("vpn/port") {
 		l.site.tunnel.Port = 51820
 	}
@@ -85,6 +85,7 @@ func (l *loader) vpn(f *sitefile.VPN) {
 
 func (l *loader) dns(f *sitefile.DNS) {
 	d := &l.site.DNS
+	l.dnsKeys()
 	if l.nodeRef("dns/primary", f.Primary) {
 		d.Primary = f.Primary
 	}
@@ -150,7 +151,7 @@ func (l *loader) outsideOrKnown(path string, a netip.Addr) {
 func (l *loader) proxy(f *sitefile.Proxy) {
 	l.oneOf("proxy/driver", "proxy.driver", f.Driver, "npm", "caddy")
 	if l.nodeRef("proxy/node", f.Node) {
-		l.site.proxyNode = f.Node
+		l.site.proxyNode, l.site.proxyDomain = f.Node, string(f.Domain)
 	}
 	if f.TLS != nil {
 		l.oneOf("proxy/tls/provider", "proxy.tls.provider", f.TLS.Provider, "letsencrypt", "internal")
@@ -159,7 +160,7 @@ func (l *loader) proxy(f *sitefile.Proxy) {
 		}
 	}
 	if f.DNS != nil {
-		l.oneOf("proxy/dns/provider", "proxy.dns.provider", f.DNS.Provider, "manual")
+		l.proxyDNS(f.DNS)
 	}
 	for _, p := range f.Hosts {
 		path := yamltree.Join("proxy/hosts", p.Key)

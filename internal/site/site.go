@@ -63,6 +63,8 @@ type Site struct {
 	tunnel         Tunnel
 	monitoringNode string
 	proxyNode      string
+	proxyDomain    string
+	publicAddress  netip.Addr
 	proxyTargets   []proxyTarget
 	instanceNodes  []string
 }
@@ -200,6 +202,19 @@ type DNSSpec struct {
 	Forwarders []netip.Addr
 	// Aliases are further names of nodes and hosts.
 	Aliases []Alias
+	// Views says that the world is answered too.
+	Views bool
+	// TransferKey is the secret that signs transfers, AcmeKey the one that signs changes of the ACME zone, empty without that.
+	TransferKey, AcmeKey string
+	// Updates says that public records are set by RFC 2136.
+	Updates PublicUpdates
+}
+
+// PublicUpdates is where public records are set by RFC 2136; the zero value is nowhere.
+type PublicUpdates struct {
+	// Server is the name server, Secret the secret with its key.
+	Server netip.Addr
+	Secret string
 }
 
 // Alias is a further name of a node or host.

@@ -58,6 +58,7 @@ func (l *loader) validate() {
 	}
 	if !l.failed() {
 		l.finish()
+		l.zones()
 	}
 }
 
@@ -73,6 +74,7 @@ func (l *loader) general() {
 	if !l.pos.Has("timezone") {
 		s.Timezone = "Etc/UTC"
 	}
+	s.publicAddress = f.PublicAddress.Addr
 	l.timezone("timezone", s.Timezone)
 	for i, n := range f.NTP {
 		if slices.Contains(s.NTP, string(n)) {

@@ -12,6 +12,8 @@ type File struct {
 	Domain DomainName `yaml:"domain" site:"required"`
 	// Domain of the names that customers use.
 	PublicDomain DomainName `yaml:"public_domain"`
+	// Address under which the world reaches the site. Without it: the router's outside address.
+	PublicAddress Addr `yaml:"public_address"`
 	// Time zone of all nodes, a name of the tz database. Without it: Etc/UTC.
 	Timezone string `yaml:"timezone"`
 	// Outside time servers, names or addresses. The router asks them, all other nodes ask the router.

@@ -10,6 +10,8 @@ type VPN struct {
 	Address Addr `yaml:"address" site:"required"`
 	// UDP port. Without it: 51820.
 	Port Port `yaml:"port"`
+	// Name or address by which peers reach the router from outside. Without it: the router's outside address.
+	Endpoint HostOrAddr `yaml:"endpoint"`
 }
 
 // DNS is the name service of the internal domain.
@@ -22,6 +24,18 @@ type DNS struct {
 	Forwarders []Addr `yaml:"forwarders"`
 	// Further names of nodes and hosts: alias, then the node or host.
 	Aliases yamltree.Map[string] `yaml:"aliases"`
+	// Secret that signs the second node's copies of zones. Without it: dns-transfer.
+	TransferKey *SecretRef `yaml:"transfer_key"`
+	// Whether the world is answered too, from a zone of its own: the names in public_domain, and nothing else. A flow must let it ask.
+	Views bool `yaml:"views"`
+	// Small zone _acme-challenge.DOMAIN, DOMAIN being proxy.domain, that changes by RFC 2136; with views the world sees it.
+	Acme *DNSAcme `yaml:"acme"`
+}
+
+// DNSAcme is the zone for proofs to a certificate authority.
+type DNSAcme struct {
+	// Secret that signs the changes, with the key name infractl-acme and HMAC-SHA256.
+	Key SecretRef `yaml:"key" site:"required"`
 }
 
 // Stack is a group of containers.
@@ -61,8 +75,12 @@ type ProxyTLS struct {
 
 // ProxyDNS says who sets the public records.
 type ProxyDNS struct {
-	// manual prints the records and checks them.
+	// manual prints the records and checks them; rfc2136 sets them too.
 	Provider string `yaml:"provider" site:"required"`
+	// Name server of the public zone that takes changes by RFC 2136.
+	Server Addr `yaml:"server"`
+	// Secret of rfc2136, of the form NAME:KEY: the key's name, and the key in base64 (HMAC-SHA256).
+	Key *SecretRef `yaml:"key"`
 }
 
 // ProxyHost is one name that the proxy serves.
