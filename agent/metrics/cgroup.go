@@ -1,6 +1,7 @@
 package metrics
 
 import (
+	"os"
 	"path"
 	"strconv"
 	"strings"
@@ -17,13 +18,17 @@ const userHZ = 100
 
 // reader reads cgroups and what belongs to a process.
 type reader struct {
-	host *host.Host
-	v2   bool
-	boot float64 // seconds since 1970
+	host   *host.Host
+	v2     bool
+	boot   float64 // seconds since 1970
+	ownNet string  // the host's network namespace
+	// buffers are for one file each.
+	buffers buffers
 }
 
 func newReader(h *host.Host) *reader {
 	r := &reader{host: h, v2: h.Exists(cgroupRoot + "/cgroup.controllers")}
+	r.ownNet, _ = os.Readlink(h.Path("/proc/self/ns/net"))
 	for _, line := range r.lines("/proc/stat") {
 		if rest, ok := strings.CutPrefix(line, "btime "); ok {
 			r.boot, _ = strconv.ParseFloat(strings.TrimSpace(rest), 64)
@@ -77,22 +82,55 @@ type sample struct {
 	cpu, user, system                 float64 // seconds
 	periods, throttled, throttledTime float64
 	memory, workingSet, rss, cache    float64 // bytes
-	maxMemory, limit, oomKills        float64 // limit 0: none
+	maxMemory, oomKills               float64
 	threads                           float64
-	quota, period, shares             float64 // quota 0: none; microseconds
 	devices                           map[string]device
+	spec
+}
+
+// spec is what one container may use. It changes rarely, and is read less often than the rest.
+type spec struct {
+	limit                 float64 // bytes; 0: none
+	quota, period, shares float64 // microseconds; quota 0: none
 }
 
 type device struct{ readBytes, writtenBytes, reads, writes float64 }
 
 // read samples a container; false when it is gone.
-func (r *reader) read(g groups) (sample, bool) {
-	s := sample{user: -1, system: -1, periods: -1, memory: -1, rss: -1, cache: -1, maxMemory: -1, oomKills: -1, threads: -1, shares: -1}
+func (r *reader) read(g groups, may spec) (sample, bool) {
+	s := sample{user: -1, system: -1, periods: -1, memory: -1, rss: -1, cache: -1, maxMemory: -1, oomKills: -1, threads: -1, spec: may}
 	s.threads = r.number(g.pids + "/pids.current")
 	if r.v2 {
 		return s, r.readV2(g, &s)
 	}
 	return s, r.readV1(g, &s)
+}
+
+// spec reads what a container may use.
+func (r *reader) spec(g groups) spec {
+	if r.v2 {
+		return r.specV2(g)
+	}
+	s := spec{period: max(0, r.number(g.cpu+"/cpu.cfs_period_us")), quota: max(0, r.number(g.cpu+"/cpu.cfs_quota_us")),
+		shares: r.number(g.cpu + "/cpu.shares"), limit: max(0, r.number(g.memory+"/memory.limit_in_bytes"))}
+	if s.limit >= noLimit {
+		s.limit = 0
+	}
+	return s
+}
+
+func (r *reader) specV2(g groups) spec {
+	s := spec{shares: -1, limit: max(0, r.number(g.memory+"/memory.max"))}
+	if quota := strings.Fields(r.text(g.cpu + "/cpu.max")); len(quota) == 2 {
+		s.period = parse(quota[1])
+		if quota[0] != "max" {
+			s.quota = parse(quota[0])
+		}
+	}
+	if weight := r.number(g.cpu + "/cpu.weight"); weight > 0 {
+		s.shares = float64(int64(2 + (weight-1)*262142/9999)) // the inverse of what runc makes of shares
+	}
+	return s
 }
 
 func (r *reader) readV2(g groups, s *sample) bool {
@@ -102,22 +140,12 @@ func (r *reader) readV2(g groups, s *sample) bool {
 		return false
 	}
 	s.cpu, s.user, s.system = cpu["usage_usec"]/1e6, cpu["user_usec"]/1e6, cpu["system_usec"]/1e6
-	if quota := strings.Fields(r.text(g.cpu + "/cpu.max")); len(quota) == 2 {
-		s.period = parse(quota[1])
-		if quota[0] != "max" {
-			s.quota = parse(quota[0])
-		}
-	}
 	if _, ok := cpu["nr_periods"]; ok && s.quota > 0 {
 		s.periods, s.throttled, s.throttledTime = cpu["nr_periods"], cpu["nr_throttled"], cpu["throttled_usec"]/1e6
-	}
-	if weight := r.number(g.cpu + "/cpu.weight"); weight > 0 {
-		s.shares = float64(int64(2 + (weight-1)*262142/9999)) // the inverse of what runc makes of shares
 	}
 	stat := r.pairs(g.memory + "/memory.stat")
 	s.rss, s.cache = stat["anon"], stat["file"]
 	s.workingSet = max(0, s.memory-stat["inactive_file"])
-	s.limit = max(0, r.number(g.memory+"/memory.max"))
 	s.maxMemory = r.number(g.memory + "/memory.peak")
 	if events := r.pairs(g.memory + "/memory.events"); len(events) > 0 {
 		s.oomKills = events["oom_kill"]
@@ -166,18 +194,13 @@ func (r *reader) readV1(g groups, s *sample) bool {
 	if ticks := r.pairs(g.cpuacct + "/cpuacct.stat"); len(ticks) > 0 {
 		s.user, s.system = ticks["user"]/userHZ, ticks["system"]/userHZ
 	}
-	s.period = max(0, r.number(g.cpu+"/cpu.cfs_period_us"))
-	if s.quota = max(0, r.number(g.cpu+"/cpu.cfs_quota_us")); s.quota > 0 {
+	if s.quota > 0 {
 		cpu := r.pairs(g.cpu + "/cpu.stat")
 		s.periods, s.throttled, s.throttledTime = cpu["nr_periods"], cpu["nr_throttled"], cpu["throttled_time"]/1e9
 	}
-	s.shares = r.number(g.cpu + "/cpu.shares")
 	stat := r.pairs(g.memory + "/memory.stat")
 	s.rss, s.cache = stat["total_rss"], stat["total_cache"]
 	s.workingSet = max(0, s.memory-stat["total_inactive_file"])
-	if s.limit = max(0, r.number(g.memory+"/memory.limit_in_bytes")); s.limit >= noLimit {
-		s.limit = 0
-	}
 	s.maxMemory = r.number(g.memory + "/memory.max_usage_in_bytes")
 	if oom := r.pairs(g.memory + "/memory.oom_control"); len(oom) > 0 {
 		s.oomKills = oom["oom_kill"]
@@ -224,14 +247,6 @@ func (r *reader) started(pid int) time.Time {
 		return time.Time{}
 	}
 	return time.UnixMilli(int64((r.boot + parse(f[19])/userHZ) * 1000))
-}
-
-func (r *reader) text(file string) string {
-	data, err := r.host.ReadFile(file)
-	if err != nil {
-		return ""
-	}
-	return string(data)
 }
 
 func (r *reader) lines(file string) []string {

@@ -1,15 +1,21 @@
 package metrics
 
 import (
+	"bytes"
 	"context"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/hashicorp/go-hclog"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
 
 	"github.com/infractl/infractl/agent/docker"
 	"github.com/infractl/infractl/agent/host"
@@ -111,11 +117,20 @@ func v2Files() map[string]string {
 	}
 }
 
-func collectorOf(h *host.Host, e Engine) *containerCollector {
+func containersOf(h *host.Host, e Engine) *containers {
 	r := newReader(h)
-	c := newContainerCollector(newList(e, r, hclog.NewNullLogger()), r)
-	c.now = func() time.Time { return time.Unix(1700000100, 0) }
-	return c
+	return &containers{list: newList(e, r, hclog.NewNullLogger()), reader: r, now: func() time.Time { return time.Unix(1700000100, 0) }}
+}
+
+// parsed reads the text as Prometheus would: values by metric and labels.
+func parsed(t *testing.T, c *containers) map[string]map[string]float64 {
+	t.Helper()
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(bytes.NewReader(c.text(t.Context())))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return values(slices.Collect(maps.Values(families)))
 }
 
 // TestContainers wants the same numbers of both versions of cgroups.
@@ -144,7 +159,7 @@ func TestContainers(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := map[string]float64{}
-			for metric, series := range gather(t, collectorOf(machine(t, c.files), &engine{})) {
+			for metric, series := range parsed(t, containersOf(machine(t, c.files), &engine{})) {
 				if len(series) != 1 {
 					t.Errorf("%s has %d series, want one", metric, len(series))
 				}
@@ -168,17 +183,17 @@ func TestContainers(t *testing.T) {
 
 func TestListIsKeptAndContainersAreLookedAtOnce(t *testing.T) {
 	e := &engine{}
-	c := collectorOf(machine(t, v2Files()), e)
+	c := containersOf(machine(t, v2Files()), e)
 	for range 3 {
-		gather(t, c)
+		parsed(t, c)
 	}
 	c.list.read = time.Time{}
-	gather(t, c)
+	parsed(t, c)
 	if e.inspected != 1 {
 		t.Errorf("inspected %d times, want once", e.inspected)
 	}
 	e.gone, c.list.read = true, time.Time{}
-	if got := gather(t, c); len(got["container_last_seen"]) != 0 {
+	if got := parsed(t, c); len(got["container_last_seen"]) != 0 {
 		t.Error("containers of an engine that is gone are still shown")
 	}
 }
@@ -192,8 +207,16 @@ func TestContainerWithTheHostsNetworkHasNoTraffic(t *testing.T) {
 	if err := os.Symlink("net:[1]", link); err != nil {
 		t.Fatal(err)
 	}
-	if got := gather(t, collectorOf(h, &engine{})); len(got["container_network_receive_bytes_total"]) != 0 || len(got["container_last_seen"]) != 1 {
+	if got := parsed(t, containersOf(h, &engine{})); len(got["container_network_receive_bytes_total"]) != 0 || len(got["container_last_seen"]) != 1 {
 		t.Errorf("metrics = %v", got)
+	}
+}
+
+func TestNamesOfOthersAreEscaped(t *testing.T) {
+	long := strings.Repeat("é", 200)
+	got := label("a\"b\\c\nd\xff" + long)
+	if !strings.HasPrefix(got, `a\"b\\c\nd?`) || len(got) > 270 || !utf8.ValidString(got) {
+		t.Errorf("label = %q", got)
 	}
 }
 

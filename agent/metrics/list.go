@@ -22,6 +22,8 @@ const (
 	listEvery = 10 * time.Second
 	// listWait is how long a scrape waits for a new list; what is known meanwhile is good enough then.
 	listWait = 300 * time.Millisecond
+	// specEvery is how old limits of containers may be.
+	specEvery = time.Minute
 	// listLimit bounds one listing.
 	listLimit = 8 * time.Second
 )
@@ -35,9 +37,12 @@ type Engine interface {
 // known is a running container.
 type known struct {
 	docker.Container
-	pid     int
-	groups  groups
-	started time.Time
+	pid         int
+	groups      groups
+	started     time.Time
+	hostNetwork bool
+	spec        spec
+	specRead    time.Time
 }
 
 // list keeps the running containers.
@@ -131,10 +136,13 @@ func (l *list) ask(ctx context.Context, before []known) (running []known, omitte
 			if detail.Pid <= 0 || !found {
 				continue
 			}
-			k = known{pid: detail.Pid, groups: g, started: detail.Started}
+			k = known{pid: detail.Pid, groups: g, started: detail.Started, hostNetwork: l.reader.hostNetwork(detail.Pid)}
 			if k.started.IsZero() {
 				k.started = l.reader.started(detail.Pid)
 			}
+		}
+		if time.Since(k.specRead) > specEvery {
+			k.spec, k.specRead = l.reader.spec(k.groups), time.Now()
 		}
 		k.Container = c
 		running = append(running, k)

@@ -28,12 +28,16 @@ func (r *reader) traffic(file string, limit int) map[string]traffic {
 	return out
 }
 
-// containerTraffic is that of a container; nil for one that uses the host's network, whose traffic is not its own.
-func (r *reader) containerTraffic(pid int) map[string]traffic {
-	proc := "/proc/" + strconv.Itoa(pid)
-	own, err := os.Readlink(r.host.Path("/proc/self/ns/net"))
-	if its, ierr := os.Readlink(r.host.Path(proc + "/ns/net")); err == nil && (ierr != nil || its == own) {
+// hostNetwork reports whether a process uses the host's network, whose traffic is not its own; also when it is not known.
+func (r *reader) hostNetwork(pid int) bool {
+	its, err := os.Readlink(r.host.Path("/proc/" + strconv.Itoa(pid) + "/ns/net"))
+	return err != nil || its == r.ownNet
+}
+
+// containerTraffic is that of a container; nil for one that has none of its own.
+func (r *reader) containerTraffic(k *known) map[string]traffic {
+	if k.hostNetwork {
 		return nil
 	}
-	return r.traffic(proc+"/net/dev", maxInterfaces)
+	return r.traffic("/proc/"+strconv.Itoa(k.pid)+"/net/dev", maxInterfaces)
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/node_exporter/collector"
 )
 
@@ -24,6 +25,11 @@ func gather(t *testing.T, c prometheus.Collector) map[string]map[string]float64 
 	if err != nil {
 		t.Fatal(err)
 	}
+	return values(families)
+}
+
+// values are those of gauges and counters, by metric and labels.
+func values(families []*dto.MetricFamily) map[string]map[string]float64 {
 	out := map[string]map[string]float64{}
 	for _, f := range families {
 		out[f.GetName()] = map[string]float64{}

@@ -17,17 +17,14 @@ import (
 	"github.com/infractl/infractl/internal/errs"
 )
 
-const (
-	// turnLimit is how long a scrape waits for the one before it.
-	turnLimit = 5 * time.Second
-	// scrapeLimit bounds a scrape; Prometheus gives up after 10 s.
-	scrapeLimit = 9 * time.Second
-)
+// turnLimit is how long a scrape waits for the one before it. Prometheus gives up after 10 s.
+const turnLimit = 5 * time.Second
 
 // page answers scrapes, one at a time.
 type page struct {
 	cfg     Config
 	handler http.Handler
+	more    *containers
 	refused *prometheus.CounterVec
 	turn    chan struct{}
 
@@ -35,25 +32,25 @@ type page struct {
 	clients []string
 }
 
-func newPage(cfg Config, more ...prometheus.Collector) *page {
-	p := &page{cfg: cfg, turn: make(chan struct{}, 1), refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+func newPage(cfg Config, node prometheus.Collector, more *containers) *page {
+	p := &page{cfg: cfg, more: more, turn: make(chan struct{}, 1), refused: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "infractl_agent_metrics_refused_total", Help: "Requests for the metrics page that were refused, by reason."},
 		[]string{"reason"})}
 	for _, reason := range []string{"client", "expired", "busy"} {
 		p.refused.WithLabelValues(reason)
 	}
-	own := append([]prometheus.Collector{p.refused, collectors.NewGoCollector(),
-		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})}, more...)
-	for _, c := range own {
+	for _, c := range []prometheus.Collector{p.refused, collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), node} {
 		if err := cfg.Registry.Register(c); err != nil {
 			cfg.Log.Error("a metric is left out", "error", err)
 		}
 	}
-	// Uncompressed: the page crosses one LAN, and compressing costs more than all of the rest.
+	// Uncompressed: the page crosses one LAN, and compressing costs more than all of the rest. Its time is bounded by what the
+	// collectors and the list of containers may take.
 	answer := promhttp.HandlerFor(cfg.Registry, promhttp.HandlerOpts{Registry: cfg.Registry, ErrorHandling: promhttp.ContinueOnError,
-		ErrorLog: errorLog{cfg.Log}, DisableCompression: true, Timeout: scrapeLimit})
+		ErrorLog: errorLog{cfg.Log}, DisableCompression: true})
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", p.oneByOne(promhttp.InstrumentMetricHandler(cfg.Registry, answer)))
+	mux.Handle("GET /metrics", p.oneByOne(promhttp.InstrumentMetricHandler(cfg.Registry, p.withContainers(answer))))
 	p.handler = p.admitted(mux)
 	return p
 }
@@ -113,6 +110,17 @@ func (p *page) judge(state *tls.ConnectionState) (reason string) {
 		return "client"
 	}
 	return ""
+}
+
+// withContainers adds the text about containers, which is made beside the rest. Text of the plain kind is the only form.
+func (p *page) withContainers(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		text := make(chan []byte, 1)
+		go func() { text <- p.more.text(r.Context()) }()
+		r.Header.Set("Accept", "text/plain;version=0.0.4")
+		next.ServeHTTP(w, r)
+		_, _ = w.Write(<-text) // whoever went away misses it
+	})
 }
 
 // oneByOne makes scrapes wait for each other: what one costs is the most that the page costs.

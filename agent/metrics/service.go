@@ -75,7 +75,7 @@ func New(cfg Config) *Service {
 	list := newList(cfg.Containers, reader, cfg.Log)
 	node := newNodeCollector(cfg.Host, reader, cfg.Log)
 	s := &Service{cfg: cfg, listening: map[string]*listener{}, waiting: map[string]string{}}
-	s.page = newPage(cfg, node, newContainerCollector(list, reader))
+	s.page = newPage(cfg, node, &containers{list: list, reader: reader, now: time.Now})
 	s.cert = newKeeper(cfg, v1.Purpose_PURPOSE_METRICS)
 	s.scraper = newScraper(cfg)
 	s.usage = &Usage{host: cfg.Host, list: list, reader: reader}

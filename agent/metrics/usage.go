@@ -90,13 +90,13 @@ func (u *Usage) look(running []known) look {
 	}
 	for i := range running {
 		k := &running[i]
-		s, ok := u.reader.read(k.groups)
+		s, ok := u.reader.read(k.groups, k.spec)
 		if !ok {
 			continue
 		}
 		l.containers[k.ID] = s
 		sum := traffic{}
-		for _, t := range u.reader.containerTraffic(k.pid) {
+		for _, t := range u.reader.containerTraffic(k) {
 			sum.receivedBytes, sum.sentBytes = sum.receivedBytes+t.receivedBytes, sum.sentBytes+t.sentBytes
 		}
 		l.traffic[k.ID] = sum
