@@ -116,6 +116,11 @@ func TestScrapesWithManyContainers(t *testing.T) {
 	if cost.Containers != 40 {
 		t.Errorf("%d containers on the page, want 40", cost.Containers)
 	}
+	memory, err := site.Lab.VM(demo.Prod).Must(t.Context(), "sh", "-c", "grep Rss /proc/$(systemctl show -p MainPID --value infractl-agent)/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Log(memory)
 	t.Logf("%+v; at one scrape in 15 s %.2f %% of a core", cost, cost.CPU.Seconds()/15*100)
 }
 
