@@ -40,6 +40,11 @@ func (m *implied) own(name, from, to string, ports []Port, reason string) {
 	m.add(name, from, to, ports, reason).hostOnly = true
 }
 
+// watches adds a flow that Prometheus uses, from its container as well; at the other end it leads to the host, not to containers.
+func (m *implied) watches(name, from, to string, ports []Port, reason string) {
+	m.add(name, from, to, ports, reason).to.machines = false
+}
+
 // principal resolves what a flow names, probes included; an unknown name is nowhere.
 func (s *Site) principal(name string) side {
 	if probe, ok := strings.CutPrefix(name, "probe:"); ok {
@@ -194,8 +199,8 @@ func (m *implied) supervision() {
 	if from == "" {
 		return
 	}
-	m.own("metrics", from, "all", tcp(9100, 9323), "supervision reads the metrics of nodes and of Docker")
-	m.own("discovery", from, s.Server.Nodes[0], tcp(s.Server.Port), "supervision asks the server what to watch, and for its metrics")
+	m.watches("metrics", from, "all", tcp(9100, 9323), "supervision reads the metrics of nodes and of Docker")
+	m.watches("discovery", from, s.Server.Nodes[0], tcp(s.Server.Port), "supervision asks the server what to watch, and for its metrics")
 }
 
 func (m *implied) proxy() {

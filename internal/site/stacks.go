@@ -241,7 +241,7 @@ func portText(p compose.Port) string {
 func (s *Site) reachable(p compose.Port) bool {
 	for i := range s.flows {
 		f := &s.flows[i]
-		if !f.hostOnly && !f.from.empty() && s.covers(&f.to, p.Address) && f.matches(p.Protocol, p.First) && f.matches(p.Protocol, p.Last) {
+		if !f.hostOnly && f.to.machines && !f.from.empty() && s.covers(&f.to, p.Address) && f.matches(p.Protocol, p.First) && f.matches(p.Protocol, p.Last) {
 			return true
 		}
 	}

@@ -52,7 +52,7 @@ func TestStacksAreChecked(t *testing.T) {
 		"ErrNotMonitoring":     {edit(t, base, "site.yaml", "monitoring:\n  node: srv-supervision", "monitoring:\n  node: srv-prod"), "which only the monitoring node has"},
 		"ErrSameFile":          {edit(t, base, "site.yaml", "compose: "+supervision, "compose: "+services), "is the file of another stack already"},
 		"ErrSamePort":          {edit(t, base, supervision, "${INFRACTL_ADDRESS}:9093:9093", "${INFRACTL_ADDRESS}:9090:9093"), "is taken by service"},
-		"WarnNoFlow":           {edit(t, base, "site.yaml", "9090/tcp, 9093/tcp", "9090/tcp"), "warning sites/stacks/supervision.yml:46:9: no flow reaches port 9093/tcp of service alertmanager"},
+		"WarnNoFlow":           {edit(t, base, "site.yaml", "9090/tcp, 9093/tcp", "9090/tcp"), "warning sites/stacks/supervision.yml:48:9: no flow reaches port 9093/tcp of service alertmanager"},
 		"WarnFlowForHostsOnly": {edit(t, base, supervision, "${INFRACTL_ADDRESS}:9093:9093", "${INFRACTL_ADDRESS}:9100:9093"), "no flow reaches port 9100/tcp"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -46,6 +46,8 @@ func WithEngines(cfg *lab.Config) {
 		for _, name := range stackNodes() {
 			if cfg.VMs[i].Name == name {
 				cfg.VMs[i].NestedDocker = true
+				// The machine also has Debian's Prometheus, whose user would get the key: here the container's gets it.
+				cfg.VMs[i].Files = append(cfg.VMs[i].Files, lab.File{Guest: "/var/lib/infractl/scrape/owner", Mode: 0o644, Content: []byte("65534\n")})
 			}
 		}
 	}

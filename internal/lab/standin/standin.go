@@ -64,7 +64,11 @@ func get(ctx context.Context, url string) error {
 func serve(ctx context.Context, name string, ports []string, out io.Writer) error {
 	page := fmt.Sprintf("<!doctype html><title>%[1]s</title><h1>Stand-in for %[1]s</h1><p>The lab has no registry: this page stands where %[1]s would be.\n",
 		html.EscapeString(name))
-	handler := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/metrics" {
+			_, _ = io.WriteString(w, "standin_up 1\n")
+			return
+		}
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		_, _ = io.WriteString(w, page)
 	})

@@ -23,8 +23,12 @@ func TestAStandInAnswersItsOwnWget(t *testing.T) {
 	_ = l.Close()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
-	go func() { done <- Run(ctx, []string{"infractl-standin", "Portainer", port + "/https", "--admin-password-file", "/x"}, io.Discard) }()
-	wget := func(url string) error { return Run(context.Background(), []string{"/usr/bin/wget", "-q", "-O", "/dev/null", url}, io.Discard) }
+	go func() {
+		done <- Run(ctx, []string{"infractl-standin", "Portainer", port + "/https", "--admin-password-file", "/x"}, io.Discard)
+	}()
+	wget := func(url string) error {
+		return Run(context.Background(), []string{"/usr/bin/wget", "-q", "-O", "/dev/null", url}, io.Discard)
+	}
 	var last error
 	for range 200 {
 		if last = wget("https://127.0.0.1:" + port + "/api/system/status"); last == nil {
