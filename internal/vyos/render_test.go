@@ -20,9 +20,21 @@ var update = flag.Bool("update", false, "write golden files")
 // example is the router of the example site, all sections derived.
 func example(t testing.TB) *v1.HostSpec {
 	t.Helper()
+	return exampleWith(t)
+}
+
+// exampleWith is the same with parts of the site file replaced: old, new, and so on.
+func exampleWith(t testing.TB, replace ...string) *v1.HostSpec {
+	t.Helper()
 	src, err := sitedir.Read("../../examples/projetpro/site.yaml", "")
 	if err != nil {
 		t.Fatal(err)
+	}
+	for i := 0; i < len(replace); i += 2 {
+		if !strings.Contains(string(src.Content), replace[i]) {
+			t.Fatalf("the example has no %q", replace[i])
+		}
+		src.Content = []byte(strings.Replace(string(src.Content), replace[i], replace[i+1], 1))
 	}
 	s, findings := site.Load(site.SourceFromProto(src))
 	if s == nil {
