@@ -23,6 +23,8 @@ type Tunnel struct {
 	Port      uint16
 	// Address is the router's address in the tunnel; its network is where the peers are.
 	Address netip.Addr
+	// Endpoint is the name or address by which peers reach the router from outside; empty means its outside address.
+	Endpoint string
 }
 
 // Tunnel returns the tunnel, false for a site without one.
@@ -184,4 +186,18 @@ func compareNames(a, b string) int {
 		return 1
 	}
 	return 0
+}
+
+// TunnelEndpoint is how peers reach the router from outside: vpn.endpoint, else the router's outside address, else its main one.
+func (s *Site) TunnelEndpoint() string {
+	if s.tunnel.Endpoint != "" {
+		return s.tunnel.Endpoint
+	}
+	r := s.Router()
+	for _, i := range r.Interfaces {
+		if net, ok := s.Network(i.Network); ok && net.Outside && i.Address.IsValid() {
+			return i.Address.String()
+		}
+	}
+	return r.main.String()
 }

@@ -5,6 +5,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/infractl/infractl/internal/errs"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 	"github.com/infractl/infractl/server/api"
 	"github.com/infractl/infractl/server/console"
@@ -15,6 +16,7 @@ import (
 	"github.com/infractl/infractl/server/rollout"
 	"github.com/infractl/infractl/server/secret"
 	"github.com/infractl/infractl/server/session"
+	"github.com/infractl/infractl/server/vpn"
 )
 
 // operations is the part of the server that knows site revisions and rollouts.
@@ -27,17 +29,23 @@ type operations struct {
 	secrets   *secret.Service
 	consoles  *console.Consoles
 	images    *image.Service
+	tunnel    *vpn.Service
 }
 
 func newOperations(a *App) *operations {
 	o := &operations{cfg: a.cfg}
+	peers := vpn.NewPeers(a.store)
 	o.revisions = revision.New(revision.Config{Records: a.store, Nodes: a.fleet, Clock: a.cfg.Clock, Site: a.authority.Site(),
-		Sources: []revision.Source{a.vault, a.people.ssh, a.images}})
+		Sources: []revision.Source{a.vault, a.people.ssh, a.images, peers}})
 	a.vault.Use(wantedSpecs{o.revisions})
 	o.rollouts = rollout.New(rollout.Config{Store: a.store, Fleet: a.fleet, Hub: a.hub,
 		Revisions: rollout.FromRevisions(o.revisions), Clock: a.cfg.Clock, Log: a.cfg.Log.Named("rollout")})
 	o.secrets = secret.NewService(a.vault, o.rollouts)
 	o.images = image.NewService(a.images, wantedSpecs{o.revisions}, o.atWork)
+	o.tunnel = vpn.NewService(vpn.Config{Peers: peers, Sites: o.revisions, Deliver: o.rollouts, Clock: a.cfg.Clock,
+		Router: func(ctx context.Context, node string) (*v1.RouterReport, error) {
+			return routerReport(ctx, a.fleet, node)
+		}})
 	o.consoles = newConsoles(a, o.revisions)
 	o.engine = operation.New(operation.Config{Store: a.store, Hub: a.hub, Kinds: o.kinds(), Clock: a.cfg.Clock,
 		Log: a.cfg.Log.Named("operation")})
@@ -64,9 +72,19 @@ func (o *operations) register(s grpc.ServiceRegistrar) {
 	v1.RegisterSecretServiceServer(s, o.secrets)
 	v1.RegisterConsoleServiceServer(s, o.consoles)
 	v1.RegisterImageServiceServer(s, o.images)
+	v1.RegisterVpnServiceServer(s, o.tunnel)
 }
 
 func (o *operations) run(start func(string, func(context.Context) error)) {
 	start("rollouts", o.rollouts.Run)
 	start("operations", o.engine.Run)
+}
+
+// routerReport returns what a router last reported, nil before its first report.
+func routerReport(ctx context.Context, nodes *fleet.Fleet, name string) (*v1.RouterReport, error) {
+	n, err := nodes.Node(ctx, name)
+	if errs.Is(err, errs.NotFound) {
+		return nil, nil
+	}
+	return n.Router.M, err
 }

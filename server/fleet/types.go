@@ -79,7 +79,9 @@ type Node struct {
 	State      Msg[*v1.HostState] `json:"state"`
 	// Containers are those of its stacks.
 	Containers Msg[*v1.ContainersReport] `json:"containers"`
-	KnownBad   []KnownBad                `json:"known_bad,omitempty"`
+	// Router is how the router is; empty for others.
+	Router   Msg[*v1.RouterReport] `json:"router"`
+	KnownBad []KnownBad            `json:"known_bad,omitempty"`
 	// Revoked is when its identity was withdrawn, zero while it is good.
 	Revoked       time.Time `json:"revoked"`
 	RevokedReason string    `json:"revoked_reason,omitempty"`

@@ -107,7 +107,7 @@ func (s *Nodes) message(n fleet.Node) *v1.Node {
 		Name: n.Name, State: v1.NodeState_NODE_STATE_OFFLINE, Address: n.Address, AgentVersion: n.AgentVersion,
 		LastSeen: stamp(seen), CertificateNotAfter: stamp(n.NotAfter), Skew: durationpb.New(skew), HostState: n.State.M,
 		Facts: n.Facts.M, Fingerprint: n.Fingerprint.M, Serial: n.Serial, JoinCounter: n.JoinCounter, BootId: n.BootID,
-		Message: n.Alarm, Enrolled: stamp(n.Enrolled), Containers: n.Containers.M,
+		Message: n.Alarm, Enrolled: stamp(n.Enrolled), Containers: n.Containers.M, Router: n.Router.M,
 	}
 	for _, b := range n.KnownBad {
 		m.KnownBad = append(m.KnownBad, &v1.KnownBad{Hash: b.Hash, Phase: b.Phase, Reason: b.Reason, Time: stamp(b.Time),

@@ -69,7 +69,7 @@ func (c *conn) write(stream grpc.BidiStreamingServer[v1.ConnectRequest, v1.Conne
 
 // report puts what changed into the node's record.
 func (s *Service) report(ctx context.Context, node string, r *v1.Report) error {
-	if r.GetFacts() == nil && r.GetState() == nil && r.GetContainers() == nil {
+	if r.GetFacts() == nil && r.GetState() == nil && r.GetContainers() == nil && r.GetRouter() == nil {
 		return nil
 	}
 	state, err := s.cfg.Fleet.ServerState(ctx)
@@ -86,6 +86,9 @@ func (s *Service) report(ctx context.Context, node string, r *v1.Report) error {
 		}
 		if st := r.GetState(); st != nil && !proto.Equal(st, n.State.M) {
 			n.State.M, changed = st, true
+		}
+		if rt := r.GetRouter(); rt != nil && !proto.Equal(rt, n.Router.M) {
+			n.Router.M, changed = rt, true
 		}
 		if c := r.GetContainers(); c != nil && !proto.Equal(c, n.Containers.M) {
 			n.Containers.M, changed = c, true

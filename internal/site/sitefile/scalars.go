@@ -194,6 +194,18 @@ func (n *NTPServer) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// HostOrAddr is a name or address of a machine.
+type HostOrAddr string
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (h *HostOrAddr) UnmarshalText(text []byte) error {
+	if !isHostOrAddr(string(text)) {
+		return refuse(text, "name or address", "write it like vpn.example.org or 203.0.113.9")
+	}
+	*h = HostOrAddr(text)
+	return nil
+}
+
 func isHostOrAddr(s string) bool {
 	if a, err := netip.ParseAddr(s); err == nil {
 		return a.Zone() == "" && !a.Is4In6()
