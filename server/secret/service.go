@@ -103,7 +103,7 @@ func (s *Service) store(ctx context.Context, name string, value secret.Value, ne
 	if next.Generated {
 		reason = "secret " + name + " was rotated"
 	}
-	id, err := s.deliver.Deliver(ctx, next.Operator, reason)
+	id, err := s.deliver.Deliver(ctx, access.CallerFrom(ctx).Actor, reason)
 	if err != nil {
 		return nil, "", stored(name, err)
 	}

@@ -212,7 +212,7 @@ func (s *Service) site(ctx context.Context) (*site.Site, error) {
 // deliver tells the router. The peer is stored already when this fails.
 func (s *Service) deliver(ctx context.Context, reason string) (string, error) {
 	s.cfg.Sites.Changed()
-	id, err := s.cfg.Deliver.Deliver(ctx, access.CallerFrom(ctx).Identity.Name, reason)
+	id, err := s.cfg.Deliver.Deliver(ctx, access.CallerFrom(ctx).Actor, reason)
 	if err != nil {
 		return "", errs.New(errs.CodeOf(err), "%s, but the router has not heard of it: %w", reason, err).WithHint("infractl apply tells it")
 	}
