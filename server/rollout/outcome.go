@@ -86,7 +86,7 @@ func (x *run) outcome(ctx context.Context, w *work, apply *v1.ApplyResult, b bla
 		switch p.GetOutcome() {
 		case v1.PhaseOutcome_PHASE_OUTCOME_FAILED:
 			e := errorFrom(p.GetError())
-			if e != nil && errs.Code(e.Code) == errs.Exhausted { // a full disk says nothing of the content
+			if passes(p.GetPhase(), e) {
 				x.r.audit(ctx, "commit.failed", "commit/"+w.ref.ID, w.node, e.Code, phaseWord(p.GetPhase())+": "+e.Message)
 				return x.retry(ctx, w, v1.NodeRolloutState_NODE_ROLLOUT_STATE_WAITING, e.Message, e, changes)
 			}
@@ -179,6 +179,21 @@ func (x *run) fail(ctx context.Context, w *work, p *v1.PhaseResult, e *taskError
 		n.Task, n.Error, n.State = nil, e, v1.NodeRolloutState_NODE_ROLLOUT_STATE_FAILED
 		n.Message = phase + " failed and was reverted; it is not tried again until infractl node clear " + w.node
 	})
+}
+
+// passes reports whether a failure says nothing of the content and is tried again: a full disk anywhere; before the commit also
+// what the host had to wait for in vain, a mirror that does not answer or dpkg in somebody else's hands.
+func passes(phase v1.Phase, e *taskError) bool {
+	if e == nil {
+		return false
+	}
+	switch errs.Code(e.Code) {
+	case errs.Exhausted:
+		return true
+	case errs.Unavailable, errs.Timeout:
+		return phase == v1.Phase_PHASE_ADDITIONS
+	}
+	return false
 }
 
 func phaseWord(p v1.Phase) string {

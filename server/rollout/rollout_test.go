@@ -136,6 +136,8 @@ func TestUnconfirmedIsTriedAgainAndNotKnownBad(t *testing.T) {
 	for name, act := range map[string]rollouttest.Act{
 		"the agent died":                           rollouttest.Die,
 		"the disk is full":                         rollouttest.FillDisk,
+		"another program holds dpkg's lock":        rollouttest.LockApt,
+		"apt does not end in time":                 rollouttest.HangApt,
 		"the way is still closed after the revert": rollouttest.StayClosed,
 		"the agent died before its services":       rollouttest.LoseServices,
 	} {

@@ -78,6 +78,10 @@ func (h *Hub) apply(a *agent, t *v1.ApplyTask) *v1.TaskResult {
 		}
 		res.Phases = append(res.Phases, r)
 	}
+	if e := unprepared(act); e != nil && phase == v1.Phase_PHASE_WIDENING {
+		add(v1.Phase_PHASE_ADDITIONS, v1.PhaseOutcome_PHASE_OUTCOME_FAILED, e)
+		return &v1.TaskResult{Outcome: &v1.TaskResult_Apply{Apply: res}}
+	}
 	if phase == v1.Phase_PHASE_WIDENING {
 		add(v1.Phase_PHASE_ADDITIONS, v1.PhaseOutcome_PHASE_OUTCOME_IN_SYNC, nil)
 	}
@@ -126,6 +130,17 @@ func (h *Hub) apply(a *agent, t *v1.ApplyTask) *v1.TaskResult {
 	}
 	res.State = proto.Clone(a.state).(*v1.HostState)
 	return &v1.TaskResult{Outcome: &v1.TaskResult_Apply{Apply: res}}
+}
+
+// unprepared is how additions fail, nil when they do not.
+func unprepared(act Act) *v1.TaskError {
+	switch act {
+	case LockApt:
+		return &v1.TaskError{Code: string(errs.Unavailable), Message: "packages: dpkg is in use by another program"}
+	case HangApt:
+		return &v1.TaskError{Code: string(errs.Timeout), Message: "packages: install did not end in time"}
+	}
+	return nil
 }
 
 // commit plays the part of the engine: the change stands, the server is asked, and without a yes all is as before.

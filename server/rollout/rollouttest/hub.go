@@ -22,6 +22,8 @@ const (
 	Keep         Act = iota // apply, confirm, keep
 	Fail                    // its own apply or verify fails
 	FillDisk                // its own disk is full
+	LockApt                 // its additions fail: dpkg is in somebody else's hands
+	HangApt                 // its additions fail: apt does not end in time
 	CloseWay                // witnesses find it closed while the commit stands
 	StayClosed              // the same, and still after the revert
 	CutServer               // it cannot reach the server on a new connection
