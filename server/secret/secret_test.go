@@ -151,7 +151,7 @@ func TestSetFetchAndRotate(t *testing.T) {
 	if out.GetRolloutId() != "r000001-abc" || !out.GetSecret().GetGenerated() || out.GetSecret().GetOperator() != "anna" {
 		t.Errorf("answer = %v", out)
 	}
-	if diff := cmp.Diff([]string{"anna: secret db-root was rotated"}, r.delivered); diff != "" {
+	if diff := cmp.Diff([]string{"operator/anna: secret db-root was rotated"}, r.delivered); diff != "" {
 		t.Error(diff)
 	}
 	r.want("web", "db-root")
