@@ -104,6 +104,24 @@ func (c *Checker) replaced(l Line, wanted map[string]bool) bool {
 	return err == nil && !e.repeats && strings.HasPrefix(e.path[len(e.path)-1], "<") && wanted[key(l[:len(l)-1])]
 }
 
+// Applied is what VyOS makes of a configuration with a difference: a deletion takes all that hangs below, a leaf of one value
+// keeps the last. Fakes and tests use it.
+func Applied(c *Checker, have []Line, d Difference) []Line {
+	out := slices.Clone(have)
+	for _, del := range d.Delete {
+		out = slices.DeleteFunc(out, func(l Line) bool { return len(l) >= len(del) && slices.Equal(l[:len(del)], del) })
+	}
+	for _, l := range d.Set {
+		e, err := c.find(l)
+		single := err == nil && !e.repeats && strings.HasPrefix(e.path[len(e.path)-1], "<")
+		out = slices.DeleteFunc(out, func(o Line) bool {
+			return len(o) == len(l) && (slices.Equal(o, l) || single && slices.Equal(o[:len(o)-1], l[:len(l)-1]))
+		})
+		out = append(out, l)
+	}
+	return out
+}
+
 func key(l Line) string { return strings.Join(l, "\x00") }
 
 // prefixes calls f with every part of a line from its start, the whole line too.

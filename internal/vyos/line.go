@@ -97,3 +97,13 @@ func split(text string) ([]string, error) {
 
 // lineNumber is the place of the i-th line, for messages.
 func lineNumber(i int) string { return "line " + strconv.Itoa(i+1) }
+
+// Writable says why a line could not be given to VyOS as a command: a value holds a quote, a backslash or a control character.
+func (l Line) Writable() error {
+	for _, w := range l {
+		if err := quotable(w); err != nil {
+			return errs.New(errs.Invalid, "a value holds a quote, a backslash or a control character")
+		}
+	}
+	return nil
+}

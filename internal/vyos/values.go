@@ -171,25 +171,31 @@ func description(v Version, s string) error {
 }
 
 // ruleSet is the name of a rule set; 1.3 is stricter in length and looser in letters, so that both rules hold.
-func ruleSet(v Version, s string) error {
-	if err := matching("name of a rule set", `[A-Za-z0-9][A-Za-z0-9_.-]*`)(v, s); err != nil {
-		return err
-	}
-	if v == V13 && (len(s) > 28 || strings.HasPrefix(s, "VZONE")) {
-		return errs.New(errs.Invalid, "%q is no name of a rule set: 28 characters at most, not beginning with VZONE", s)
-	}
-	return nil
-}
-
-func host(v Version, s string) error {
-	if address(v, s) == nil {
+func ruleSet() check {
+	name := matching("name of a rule set", `[A-Za-z0-9][A-Za-z0-9_.-]*`)
+	return func(v Version, s string) error {
+		if err := name(v, s); err != nil {
+			return err
+		}
+		if v == V13 && (len(s) > 28 || strings.HasPrefix(s, "VZONE")) {
+			return errs.New(errs.Invalid, "%q is no name of a rule set: 28 characters at most, not beginning with VZONE", s)
+		}
 		return nil
 	}
-	return domain(v, s)
 }
 
-func domain(v Version, s string) error {
-	return matching("domain name", `[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*`)(v, s)
+func host() check {
+	name := domain()
+	return func(v Version, s string) error {
+		if address(v, s) == nil {
+			return nil
+		}
+		return name(v, s)
+	}
+}
+
+func domain() check {
+	return matching("domain name", `[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*`)
 }
 
 func prefixOrAddress(v Version, s string) error {
@@ -199,6 +205,6 @@ func prefixOrAddress(v Version, s string) error {
 	return network(v, s)
 }
 
-func ifName(v Version, s string) error {
-	return matching("name of an interface", `!?(eth|lan|wg|eno|ens|enp|enx|lo|bond|br)[A-Za-z0-9.*]*`)(v, s)
+func ifName() check {
+	return matching("name of an interface", `!?(eth|lan|wg|eno|ens|enp|enx|lo|bond|br)[A-Za-z0-9.*]*`)
 }
