@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
-	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/infractl/infractl/agent/host"
@@ -196,58 +195,6 @@ func (a *apply) widen(ctx context.Context) {
 			s.Degraded = firstLines([]string{a.result.Phases[len(a.result.Phases)-1].GetError().GetMessage()}, 1)
 		}
 	})
-}
-
-// plain makes a phase that is no commit and reports whether it went well. A failing step is rolled back by itself.
-func (a *apply) plain(ctx context.Context, phase v1.Phase, stage provider.Stage) bool {
-	const failure = v1.PhaseOutcome_PHASE_OUTCOME_FAILED
-	started := a.clock.Now()
-	steps, err := a.plan(ctx, a.spec, stage, nil)
-	if err != nil {
-		a.fail(ctx, phase, failure, nil, started, err)
-		return false
-	}
-	if len(steps) == 0 {
-		a.add(phase, v1.PhaseOutcome_PHASE_OUTCOME_IN_SYNC, nil, started, nil)
-		return true
-	}
-	if err := a.plainSteps(ctx, phase, steps); err != nil {
-		a.fail(ctx, phase, failure, steps, started, err)
-		return false
-	}
-	a.add(phase, v1.PhaseOutcome_PHASE_OUTCOME_APPLIED, steps, started, nil)
-	return true
-}
-
-// plainSteps makes the steps all at once, since no addition touches what another does.
-func (a *apply) plainSteps(ctx context.Context, phase v1.Phase, steps []provider.Step) error {
-	var g errgroup.Group
-	for _, s := range steps {
-		a.progress(phase, s.Name())
-		g.Go(func() error { return errs.Wrap(s.Name(), a.plainStep(ctx, s)) })
-	}
-	return g.Wait()
-}
-
-func (a *apply) plainStep(ctx context.Context, s provider.Step) error {
-	snapshot, err := s.Snapshot(ctx)
-	if err != nil {
-		return err
-	}
-	err = s.Apply(ctx)
-	if err == nil {
-		err = s.Verify(ctx)
-	}
-	if err == nil || errs.Is(err, errs.RolledBack) { // what failed is back by itself already, and what went well stays
-		return err
-	}
-	if p, ok := a.reverter.providers[s.Name()]; ok {
-		if back := p.Rollback(context.WithoutCancel(ctx), snapshot); back != nil {
-			a.log.Error("rollback failed", "provider", s.Name(), "error", back)
-			return errs.Join(err, errs.Wrap("roll back", back))
-		}
-	}
-	return err
 }
 
 // fail adds what went wrong with ctx.

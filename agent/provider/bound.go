@@ -27,6 +27,13 @@ type Widener interface {
 	Widened(ctx context.Context) []string
 }
 
+// Supplier is what a provider implements that brings what others need before they can plan: packages. Before the commit its part
+// is made first, and the others plan when it is done.
+type Supplier interface {
+	// Supplies reports whether it does.
+	Supplies() bool
+}
+
 // Stager is what a provider implements that has slow things to fetch: images, values of secrets. It is called before the
 // first commit of an apply and touches nothing that runs. A failure keeps the provider from its own part, and nobody else.
 type Stager[S any] interface {
@@ -94,6 +101,12 @@ func (b *bound[S]) Widened(ctx context.Context) []string {
 		return w.Widened(ctx)
 	}
 	return nil
+}
+
+// Supplies implements Supplier for providers that do.
+func (b *bound[S]) Supplies() bool {
+	s, ok := b.provider.(Supplier)
+	return ok && s.Supplies()
 }
 
 // Stage implements BoundStager for providers that are Stagers.

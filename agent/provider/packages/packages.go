@@ -85,6 +85,9 @@ func Stages() []provider.Stage { return []provider.Stage{provider.Additions, pro
 // Name implements provider.Provider.
 func (p *Provider) Name() string { return "packages" }
 
+// Supplies implements provider.Supplier: a time service that the site wants is there before it is set up.
+func (p *Provider) Supplies() bool { return true }
+
 type (
 	wish = provider.Wish[*v1.PackagesSpec]
 	plan = provider.Plan[*v1.PackagesSpec]
