@@ -15,6 +15,9 @@ import (
 const (
 	secretsTimeout = 20 * time.Second
 	idleTimeout    = 30 * time.Second
+	// contentTimeout bounds the transfer of a content, maxContent its bytes.
+	contentTimeout = 60 * time.Second
+	maxContent     = 8 << 20
 )
 
 // apart opens a connection of its own, so that a transfer never stands before the session's messages.
@@ -41,6 +44,36 @@ func (s *Session) FetchSecrets(ctx context.Context, refs []*v1.SecretRef) ([]*v1
 		return nil, errs.Wrap(op, errs.FromGRPC(err))
 	}
 	return response.GetValues(), nil
+}
+
+// FetchContent returns a large text that the wanted spec names by digest; Invalid when it is longer than 8 MiB. The caller compares
+// the digest.
+func (s *Session) FetchContent(ctx context.Context, digest string) ([]byte, error) {
+	const op = "fetch content"
+	conn, err := s.apart()
+	if err != nil {
+		return nil, errs.Wrap(op, err)
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(ctx, contentTimeout)
+	defer cancel()
+	stream, err := v1.NewSessionServiceClient(conn).FetchContent(ctx, &v1.FetchContentRequest{Digest: digest})
+	if err != nil {
+		return nil, errs.Wrap(op, errs.FromGRPC(err))
+	}
+	var out []byte
+	for {
+		part, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return out, nil
+		}
+		if err != nil {
+			return nil, errs.Wrap(op, errs.FromGRPC(err))
+		}
+		if out = append(out, part.GetData()...); len(out) > maxContent {
+			return nil, errs.New(errs.Invalid, "%s: more than %d bytes came", op, maxContent)
+		}
+	}
 }
 
 // FetchImage streams an archive from offset on and calls each with the whole's size and every part. An error of each ends it.

@@ -54,3 +54,21 @@ func Digest(text []byte) string {
 	sum := sha256.Sum256(text)
 	return "sha256:" + hex.EncodeToString(sum[:])
 }
+
+// SplitSerial takes the serial out of a master file of ours again; false when it has not the form of one.
+func SplitSerial(text []byte) (without []byte, serial uint32, ok bool) {
+	s := string(text)
+	before, rest, ok := strings.Cut(s, " IN SOA ")
+	if !ok {
+		return nil, 0, false
+	}
+	f := strings.SplitN(rest, " ", 4)
+	if len(f) != 4 {
+		return nil, 0, false
+	}
+	n, err := strconv.ParseUint(f[2], 10, 32)
+	if err != nil || strconv.FormatUint(n, 10) != f[2] {
+		return nil, 0, false
+	}
+	return []byte(before + " IN SOA " + f[0] + " " + f[1] + " " + serialMark + " " + f[3]), uint32(n), true
+}
