@@ -188,6 +188,9 @@ func repairOnce(ctx context.Context, o *options) error {
 			return err
 		}
 	}
+	if providers.Firewall == nil { // VyOS puts its own rules back
+		return nil
+	}
 	done, err := providers.Firewall.Repair(ctx)
 	log.Info("firewall repaired", "lines", len(done))
 	return err

@@ -9,11 +9,13 @@ import (
 	"github.com/infractl/infractl/agent/provider"
 	"github.com/infractl/infractl/agent/provider/accounts"
 	"github.com/infractl/infractl/agent/provider/containers"
+	"github.com/infractl/infractl/agent/provider/dns"
 	"github.com/infractl/infractl/agent/provider/firewall"
 	"github.com/infractl/infractl/agent/provider/packages"
 	"github.com/infractl/infractl/agent/provider/sshd"
 	"github.com/infractl/infractl/agent/provider/system"
 	"github.com/infractl/infractl/agent/provider/timesync"
+	"github.com/infractl/infractl/agent/provider/vyos"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
@@ -29,6 +31,8 @@ type Providers struct {
 	SSH *sshd.Provider
 	// Stacks are the container stacks; nil where nothing is managed.
 	Stacks *Stacks
+	// Router tells how the router is; nil where the host is none that we know.
+	Router Router
 }
 
 // Firewall is what the agent needs of the firewall beside commits.
@@ -41,6 +45,9 @@ type Firewall interface {
 
 // NewProviders makes the providers of h. This is the one place that knows them all.
 func NewProviders(h *host.Host, log hclog.Logger) *Providers {
+	if vyos.Is(h) {
+		return vyosProviders(h, log)
+	}
 	fw := firewall.New(firewall.Config{Host: h, Log: log.Named("firewall")})
 	ssh := sshd.New(sshd.Config{Host: h, Log: log.Named("sshd")})
 	sys := system.New(system.Config{Host: h, Log: log.Named("system")})
@@ -48,6 +55,7 @@ func NewProviders(h *host.Host, log hclog.Logger) *Providers {
 	return &Providers{
 		Stacks: stacks,
 		Bound: []provider.Bound{
+			linuxOnly{},
 			provider.Bind(packages.New(packages.Config{Host: h, Log: log.Named("packages")}),
 				func(s *v1.HostSpec) (*v1.PackagesSpec, bool) { return s.GetPackages(), s.GetPackages() != nil }, packages.Stages()...),
 			provider.Bind(sys,
@@ -64,6 +72,8 @@ func NewProviders(h *host.Host, log hclog.Logger) *Providers {
 			provider.Bind(stacks.Provider,
 				func(s *v1.HostSpec) (*v1.ContainersSpec, bool) { return s.GetContainers(), s.GetContainers() != nil },
 				containers.Stages()...),
+			provider.Bind(dns.New(dns.Config{Host: h, Fetcher: stacks.fetcher, Log: log.Named("dns")}),
+				func(s *v1.HostSpec) (*v1.DnsSpec, bool) { return s.GetDns(), s.GetDns() != nil }, dns.Stages()...),
 		},
 		Firewall: fw,
 		System:   sys,
