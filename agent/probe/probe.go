@@ -7,6 +7,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/infractl/infractl/internal/probing"
+	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
 // Prober carries out probes and listens for those of others.
@@ -25,9 +26,9 @@ type Config struct {
 
 // New returns a Prober.
 func New(cfg Config) *Prober {
-	var keys func() ([]ssh.Signer, error)
+	var keys func(*v1.Probe) ([]ssh.Signer, error)
 	if cfg.Key != nil {
-		keys = func() ([]ssh.Signer, error) {
+		keys = func(*v1.Probe) ([]ssh.Signer, error) {
 			key, err := cfg.Key()
 			if err != nil {
 				return nil, err

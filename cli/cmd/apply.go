@@ -67,7 +67,9 @@ func (a *app) applyCmd() *cobra.Command {
 
 Every change that could lock somebody out is a commit: it is armed to revert by itself, and kept only when the node reaches
 the server on a new connection and its witnesses report that every way in is open. Where a witness does not exist yet (the
-first node of a site), this command takes its place: it opens the connection and the login from where it runs.
+first node of a site), this command takes its place: it opens the connection and the login from where it runs. It logs in with
+a certificate of the server's; with your own SSH key where the host does not take that, and with a key named by --identity
+alone. The audit log tells the two apart, as with infractl ssh.
 
 With -o json or -o yaml the rollout is printed as it ended.`,
 		Example: "  infractl apply -f site.yaml\n  infractl apply -f site.yaml --host srv-prod --yes\n  infractl apply -f site.yaml --detach -y -o json",

@@ -254,6 +254,11 @@ func (f *fake) builtIn(ctx context.Context, request proto.Message) (proto.Messag
 		}
 		id, err := f.identity("berta", r.GetCsr())
 		return &v1.LoginOperatorResponse{Identity: id, ServerTime: timestamppb.New(fakeNow())}, err
+	case *v1.SignSshKeyRequest:
+		if _, err := os.Stat(filepath.Join(f.answers, "OperatorService.SignSshKey.json")); err == nil {
+			return nil, nil
+		}
+		return f.signSSH(r)
 	case *v1.RenewOperatorRequest:
 		if _, err := os.Stat(filepath.Join(f.answers, "OperatorService.RenewOperator.json")); err == nil {
 			return nil, nil

@@ -24,7 +24,7 @@ const (
 // rollout as last seen is returned with an error too.
 func (a *app) watch(ctx context.Context, conn *grpc.ClientConn, id, identity string) (*v1.Rollout, error) {
 	api, show := v1.NewRolloutServiceClient(conn), newProgress(a)
-	help := &witness{app: a, api: api, identity: identity, note: show.note}
+	help := &witness{app: a, api: api, people: v1.NewOperatorServiceClient(conn), identity: identity, note: show.note}
 	defer help.close()
 	// Observations belong to the rollout that is watched: they end with it.
 	ctx, cancel := context.WithCancel(ctx)

@@ -8,7 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/crypto/ssh"
 	"google.golang.org/grpc"
 
 	"github.com/infractl/infractl/internal/errs"
@@ -22,14 +21,17 @@ const reportLimit = 20 * time.Second
 // witness takes the place of witnesses that do not exist: it opens the connections and logins from here and reports what it
 // saw. What goes wrong is told and not fatal: the commit then reverts by itself.
 type witness struct {
-	app      *app
-	api      v1.RolloutServiceClient
+	app *app
+	api v1.RolloutServiceClient
+	// people makes certificates for logins; nil means that only the operator's own keys are used.
+	people   v1.OperatorServiceClient
 	identity string
 	note     func(format string, args ...any)
 
-	mu   sync.Mutex
-	busy map[string]bool // commits that are looked at now
-	keys *sshKeys
+	mu     sync.Mutex
+	busy   map[string]bool // commits that are looked at now
+	keys   *sshKeys
+	passes map[string]witnessPass // by account and node
 }
 
 // look does what the server asks for.
@@ -39,13 +41,14 @@ func (w *witness) look(ctx context.Context, req *v1.WitnessRequest) {
 	}
 	defer w.end(req.GetCommitId())
 	w.note("%s has no witness yet: %d way(s) are tried from here", req.GetNode(), len(req.GetProbes()))
-	seen, err := probing.New(probing.Config{Keys: w.signers, TLS: w.tls}).Probe(ctx, &v1.ProbeTask{Probes: req.GetProbes()})
+	keys := w.loginKeys(ctx, req)
+	seen, err := probing.New(probing.Config{Keys: keys.signers, TLS: w.tls}).Probe(ctx, &v1.ProbeTask{Probes: req.GetProbes()})
 	if err != nil {
 		w.note("could not look as a witness of %s: %v", req.GetNode(), err)
 		return
 	}
 	for i, o := range seen.GetObservations() {
-		w.note("    %s: %s, %s", way(req.GetProbes()[i]), word(o.GetOutcome(), "PROBE_OUTCOME_"), o.GetDetail())
+		w.note("    %s: %s, %s%s", way(req.GetProbes()[i]), word(o.GetOutcome(), "PROBE_OUTCOME_"), o.GetDetail(), keys.by(req.GetProbes()[i], o))
 	}
 	ctx, cancel := context.WithTimeout(ctx, reportLimit)
 	defer cancel()
@@ -88,23 +91,6 @@ func way(p *v1.Probe) string {
 		return "server at " + address
 	}
 	return address
-}
-
-// signers loads the operator's SSH keys at the first login.
-func (w *witness) signers() ([]ssh.Signer, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.keys == nil {
-		keys, err := loadSSHKeys(w.identity)
-		if err != nil {
-			return nil, err
-		}
-		w.keys = keys
-		for _, n := range keys.notes {
-			w.note("%s", n)
-		}
-	}
-	return w.keys.signers, nil
 }
 
 func (w *witness) tls() (*tls.Config, error) {

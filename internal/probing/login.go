@@ -22,7 +22,7 @@ func (p *Prober) login(ctx context.Context, conn net.Conn, address string, probe
 	if p.cfg.Keys == nil {
 		return rejected(errs.New(errs.Precondition, "there is no key to log in with"))
 	}
-	keys, err := p.cfg.Keys()
+	keys, err := p.cfg.Keys(probe)
 	if err != nil {
 		return rejected(err)
 	}

@@ -97,7 +97,7 @@ func TestLoginTriesAllKeys(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			port, connections := strictServer(t, hostKey, good.PublicKey())
-			p := New(Config{Keys: func() ([]ssh.Signer, error) { return tt.keys, nil }})
+			p := New(Config{Keys: func(*v1.Probe) ([]ssh.Signer, error) { return tt.keys, nil }})
 			result, err := p.Probe(t.Context(), &v1.ProbeTask{Probes: []*v1.Probe{{
 				Kind: v1.ProbeKind_PROBE_KIND_SSH_LOGIN, Address: "127.0.0.1", Port: port, User: "ops",
 				HostKeys: []string{string(ssh.MarshalAuthorizedKey(tt.hostKey.PublicKey()))}}}})

@@ -31,8 +31,8 @@ const (
 
 // Config is what a Prober needs.
 type Config struct {
-	// Keys are for logins, tried in order; nil or none means that logins are rejected.
-	Keys func() ([]ssh.Signer, error)
+	// Keys are those for the login of a probe, tried in order; nil or none means that logins are rejected.
+	Keys func(probe *v1.Probe) ([]ssh.Signer, error)
 	// TLS is the configuration with which the caller reaches its server, for PROBE_KIND_SERVER; nil means that these are
 	// rejected.
 	TLS func() (*tls.Config, error)
