@@ -73,6 +73,7 @@ type App struct {
 	facts     *facts.Reader
 	registry  *prometheus.Registry
 	metrics   *metrics.Service // nil on a probe
+	observer  *observer        // nil on a probe
 
 	mu   sync.Mutex
 	live *session.Session
@@ -127,6 +128,7 @@ func New(cfg Config) (*App, error) {
 		if a.metrics, err = a.newMetrics(); err != nil {
 			return nil, err
 		}
+		a.observer = newObserver(a.host, a.providers.Router, a.engine.Spec, a.registry)
 	}
 	a.facts = facts.New(reader)
 	return a, nil
@@ -171,6 +173,7 @@ func (a *App) warnings(ctx context.Context) []string {
 	if a.providers.System != nil {
 		list = append(list, a.providers.System.Warnings(a.engine.Spec().GetSystem())...)
 	}
+	list = append(list, a.routerWarnings(ctx)...)
 	list = append(list, a.metrics.Warnings()...)
 	return list
 }
@@ -192,6 +195,7 @@ func (a *App) Run(ctx context.Context) error {
 		}
 		a.repair(ctx)
 		go a.upkeep(ctx)
+		go a.observe(ctx)
 		go a.metrics.Run(ctx)
 		go a.watchLogins(ctx)
 		if a.providers.SSH != nil {
@@ -273,6 +277,7 @@ func (a *App) session(ctx context.Context) error {
 	if a.engine != nil {
 		cfg.Engine = engineAdapter{a.engine}
 		cfg.Consoles = a.consoles()
+		cfg.Observed = a.observer
 		cfg.Usage = a.metrics.Usage().Measure
 	}
 	if a.providers.Stacks != nil {

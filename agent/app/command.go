@@ -16,6 +16,7 @@ import (
 	"github.com/infractl/infractl/agent/enrol"
 	"github.com/infractl/infractl/agent/host"
 	"github.com/infractl/infractl/agent/provider/firewall"
+	"github.com/infractl/infractl/agent/provider/router"
 	"github.com/infractl/infractl/internal/clock"
 	"github.com/infractl/infractl/internal/errs"
 	"github.com/infractl/infractl/internal/manpage"
@@ -76,7 +77,7 @@ func newCommand(out, errOut io.Writer) *cobra.Command {
 	f := c.PersistentFlags()
 	f.StringVar(&o.stateDir, "state-dir", DefaultStateDir, "folder of identity, tasks and commits")
 	f.StringVar(&o.level, "log-level", "", "trace, debug, info, warn or error (default $"+LogLevelVariable+" or info)")
-	c.AddCommand(runCommand(o), revertCommand(o), firewallCommand(o), statusCommand(o), versionCommand(o), manpage.Command(8))
+	c.AddCommand(runCommand(o), revertCommand(o), firewallCommand(o), routerCommand(o), statusCommand(o), versionCommand(o), manpage.Command(8))
 	return c
 }
 
@@ -165,11 +166,22 @@ func firewallCommand(o *options) *cobra.Command {
 			log := o.logger()
 			did, err := firewall.Boot(c.Context(), host.New(host.Config{Log: log.Named("host"), Booting: true}))
 			log.Info("firewall at boot", "rules", string(did))
-			return err
+			return errs.Join(err, router.Boot(c.Context(), host.New(host.Config{Log: log.Named("host"), Booting: true})))
 		},
 	}, &cobra.Command{
 		Use: "repair", Short: "Put chains and jumps back that are gone, as after a restart of Docker", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return repairOnce(c.Context(), o) },
+	})
+	return c
+}
+
+func routerCommand(o *options) *cobra.Command {
+	c := &cobra.Command{Use: "router", Short: "Set up the router's tunnel", Args: cobra.NoArgs}
+	c.AddCommand(&cobra.Command{
+		Use: "tunnel", Short: "Set up the kept tunnel on the interface that its unit has made", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return router.UpTunnel(c.Context(), host.New(host.Config{Log: o.logger().Named("host")}))
+		},
 	})
 	return c
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/infractl/infractl/agent/provider/dns"
 	"github.com/infractl/infractl/agent/provider/firewall"
 	"github.com/infractl/infractl/agent/provider/packages"
+	"github.com/infractl/infractl/agent/provider/router"
 	"github.com/infractl/infractl/agent/provider/sshd"
 	"github.com/infractl/infractl/agent/provider/system"
 	"github.com/infractl/infractl/agent/provider/timesync"
@@ -52,8 +53,10 @@ func NewProviders(h *host.Host, log hclog.Logger) *Providers {
 	ssh := sshd.New(sshd.Config{Host: h, Log: log.Named("sshd")})
 	sys := system.New(system.Config{Host: h, Log: log.Named("system")})
 	stacks := newStacks(h, log)
+	nat := router.New(router.Config{Host: h, Log: log.Named("router")})
 	return &Providers{
 		Stacks: stacks,
+		Router: nat,
 		Bound: []provider.Bound{
 			linuxOnly{},
 			provider.Bind(packages.New(packages.Config{Host: h, Log: log.Named("packages")}),
@@ -67,6 +70,7 @@ func NewProviders(h *host.Host, log hclog.Logger) *Providers {
 			provider.Bind(fw,
 				func(s *v1.HostSpec) (*v1.FirewallSpec, bool) { return s.GetFirewall(), s.GetFirewall() != nil },
 				provider.Widening, provider.Narrowing),
+			provider.Bind(nat, linuxRouter, router.Stages()...),
 			provider.Bind(ssh,
 				func(s *v1.HostSpec) (*v1.SshdSpec, bool) { return s.GetSshd(), s.GetSshd() != nil }, sshd.Stages()...),
 			provider.Bind(stacks.Provider,

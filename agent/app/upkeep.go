@@ -51,23 +51,23 @@ func (a *App) current() *session.Session {
 	return a.live
 }
 
-// repair puts chains back that are gone. It is no commit: it makes true again what was kept.
+// repair puts chains, routes and the tunnel back that are gone. It is no commit: it makes true again what was kept.
 func (a *App) repair(ctx context.Context) {
-	if a.providers.Firewall == nil {
-		return
-	}
 	var done []string
-	var err error
+	var failed []error
 	alone := a.engine.Alone(ctx, func() {
 		if a.engine.State().GetArmedCommit() == "" { // what was kept is not what has to stand while one is undecided
-			done, err = a.providers.Firewall.Repair(ctx)
+			for _, r := range a.repairers() {
+				lines, err := r.Repair(ctx)
+				done, failed = append(done, lines...), append(failed, err)
+			}
 		}
 	})
-	if err = errs.Join(alone, err); err != nil && ctx.Err() == nil {
-		a.log.Error("cannot repair the firewall", "error", err)
+	if err := errs.Join(append(failed, alone)...); err != nil && ctx.Err() == nil {
+		a.log.Error("cannot put back what is gone", "error", err)
 	}
 	if len(done) > 0 {
-		a.log.Warn("firewall chains were gone and are back", "lines", len(done), "first", done[0])
+		a.log.Warn("what was gone is back", "lines", len(done), "first", done[0])
 	}
 }
 

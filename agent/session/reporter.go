@@ -20,6 +20,8 @@ type reporter struct {
 	state func() *v1.HostState
 	// containers is how the stacks were at the last look; nil on a host without.
 	containers func() *v1.ContainersReport
+	// observed are clock and router; nil on a probe.
+	observed Observed
 
 	mu         sync.Mutex
 	facts      *v1.HostFacts
@@ -95,12 +97,26 @@ func (r *reporter) next() *v1.ConnectRequest {
 	if stacks != nil && r.changed("containers", stacks) {
 		report.Containers = stacks
 	}
-	if report.Facts == nil && report.State == nil && report.Containers == nil {
+	r.observe(report)
+	if report.Facts == nil && report.State == nil && report.Containers == nil && report.Clock == nil && report.Router == nil {
 		return nil
 	}
 	r.sequence++
 	report.Sequence = r.sequence
 	return &v1.ConnectRequest{Message: &v1.ConnectRequest_Report{Report: report}}
+}
+
+// observe adds clock and router.
+func (r *reporter) observe(report *v1.Report) {
+	if r.observed == nil {
+		return
+	}
+	if c := r.observed.Clock(); c != nil && r.changed("clock", c) {
+		report.Clock = c
+	}
+	if n := r.observed.Router(); n != nil && r.changed("router", n) {
+		report.Router = n
+	}
 }
 
 func (r *reporter) changed(part string, m proto.Message) bool {

@@ -58,6 +58,16 @@ type Stacks interface {
 	Report(ctx context.Context) *v1.ContainersReport
 }
 
+// Observed is what changes on a host by itself. Both are nil where there is nothing to tell.
+type Observed interface {
+	// Clock is how well the host keeps time, coarsely.
+	Clock() *v1.ClockReport
+	// Router is how the router is.
+	Router() *v1.RouterReport
+	// Look looks at both now.
+	Look(ctx context.Context)
+}
+
 // Status is how the session stands, for people and for the unit's status line.
 type Status struct {
 	// Connected says that the server has welcomed the agent.
@@ -94,6 +104,8 @@ type Config struct {
 	Facts func(context.Context) *v1.HostFacts
 	// Stacks restarts container stacks and says how they are; nil where nothing is managed.
 	Stacks Stacks
+	// Observed are clock and router; nil on a probe.
+	Observed Observed
 	// Consoles carries logs and commands; nil on a probe.
 	Consoles Consoles
 	// Fingerprint identifies the machine; it is read anew before each connection.
@@ -151,7 +163,7 @@ func New(ctx context.Context, cfg Config) (*Session, error) {
 		return nil, err
 	}
 	s := &Session{cfg: cfg, store: cfg.Store, clock: cfg.Store.Clock(), log: cfg.Log, events: make(chan event)}
-	s.reporter = &reporter{read: cfg.Facts, state: func() *v1.HostState { return nil }}
+	s.reporter = &reporter{read: cfg.Facts, state: func() *v1.HostState { return nil }, observed: cfg.Observed}
 	if cfg.Engine != nil {
 		s.reporter.state = cfg.Engine.State
 	}
@@ -176,6 +188,9 @@ func New(ctx context.Context, cfg Config) (*Session, error) {
 func (s *Session) lookAtStacks(ctx context.Context, kind string) {
 	if s.cfg.Stacks != nil && kind != kindPlan {
 		s.cfg.Stacks.Report(ctx)
+	}
+	if s.cfg.Observed != nil && kind == kindApply {
+		s.cfg.Observed.Look(ctx)
 	}
 }
 

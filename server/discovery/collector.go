@@ -34,7 +34,7 @@ const keptRollouts = 50
 type Collector struct {
 	cfg CollectorConfig
 
-	nodes, inSync, drift, seen, certificate, rollouts, size, audit, failed *prometheus.Desc
+	nodes, inSync, drift, seen, certificate, clock, rollouts, size, audit, failed *prometheus.Desc
 }
 
 // NewCollector returns a collector.
@@ -48,6 +48,7 @@ func NewCollector(cfg CollectorConfig) *Collector {
 		drift:       desc("node_drift", "Differences from its spec that the node last saw.", "node"),
 		seen:        desc("node_last_seen_age_seconds", "Time since the node was last heard.", "node"),
 		certificate: desc("node_certificate_not_after_seconds", "When the node's certificate expires, in seconds since 1970.", "node"),
+		clock:       desc("clock_offset_seconds", "How far the node's clock is ahead, as it last reported; nothing while it follows no source.", "node"),
 		rollouts:    desc("rollouts", "The newest rollouts, 50 at most, by state.", "state"),
 		size:        desc("store_bytes", "Size of the database with its journal."),
 		audit:       desc("audit_entries_total", "Audit entries that were ever written."),
@@ -57,7 +58,7 @@ func NewCollector(cfg CollectorConfig) *Collector {
 
 // Describe implements prometheus.Collector.
 func (c *Collector) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.nodes, c.inSync, c.drift, c.seen, c.certificate, c.rollouts, c.size, c.audit, c.failed} {
+	for _, d := range []*prometheus.Desc{c.nodes, c.inSync, c.drift, c.seen, c.certificate, c.clock, c.rollouts, c.size, c.audit, c.failed} {
 		out <- d
 	}
 }
@@ -114,6 +115,9 @@ func (c *Collector) collectNode(n *v1.Node, out chan<- prometheus.Metric) {
 	}
 	if n.GetLastSeen() != nil {
 		out <- gauge(c.seen, max(0, c.cfg.Clock.Now().Sub(n.GetLastSeen().AsTime()).Seconds()), name)
+	}
+	if n.GetClock().GetSynchronised() {
+		out <- gauge(c.clock, n.GetClock().GetOffsetSeconds(), name)
 	}
 	if n.GetCertificateNotAfter() != nil {
 		out <- gauge(c.certificate, float64(n.GetCertificateNotAfter().AsTime().Unix()), name)

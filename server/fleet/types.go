@@ -79,6 +79,9 @@ type Node struct {
 	State      Msg[*v1.HostState] `json:"state"`
 	// Containers are those of its stacks.
 	Containers Msg[*v1.ContainersReport] `json:"containers"`
+	// Clock is how well it keeps time; ClockSince is when it began to be synchronised, or not to be.
+	Clock      Msg[*v1.ClockReport] `json:"clock"`
+	ClockSince time.Time            `json:"clock_since,omitzero"`
 	// Router is how the router is; empty for others.
 	Router   Msg[*v1.RouterReport] `json:"router"`
 	KnownBad []KnownBad            `json:"known_bad,omitempty"`

@@ -108,6 +108,7 @@ func (s *Nodes) message(n fleet.Node) *v1.Node {
 		LastSeen: stamp(seen), CertificateNotAfter: stamp(n.NotAfter), Skew: durationpb.New(skew), HostState: n.State.M,
 		Facts: n.Facts.M, Fingerprint: n.Fingerprint.M, Serial: n.Serial, JoinCounter: n.JoinCounter, BootId: n.BootID,
 		Message: n.Alarm, Enrolled: stamp(n.Enrolled), Containers: n.Containers.M, Router: n.Router.M,
+		Clock: n.Clock.M,
 	}
 	for _, b := range n.KnownBad {
 		m.KnownBad = append(m.KnownBad, &v1.KnownBad{Hash: b.Hash, Phase: b.Phase, Reason: b.Reason, Time: stamp(b.Time),
@@ -172,11 +173,15 @@ func (s *Nodes) GetStatus(ctx context.Context, _ *v1.GetStatusRequest) (*v1.GetS
 		return nil, err
 	}
 	now := s.cfg.Clock.Now()
+	clocks, err := s.clockFindings(ctx, now)
+	if err != nil {
+		return nil, err
+	}
 	resp := &v1.GetStatusResponse{
 		Site: s.cfg.Authority.Site(), ServerVersion: s.cfg.Version, ServerTime: timestamppb.New(now), Revision: site.Revision,
 		RolloutId: site.RolloutID, RolloutState: site.RolloutState, Nodes: nodes, NotManaged: site.NotManaged,
 		CertificateNotAfter: stamp(s.cfg.ServerNotAfter()),
-		Findings:            slices.Concat(site.Findings, s.authorityFindings(now), s.findings(nodes, now)),
+		Findings:            slices.Concat(site.Findings, s.authorityFindings(now), clocks, s.findings(nodes, now)),
 	}
 	slices.SortStableFunc(resp.Findings, func(a, b *v1.Finding) int { return int(b.GetSeverity()) - int(a.GetSeverity()) })
 	return resp, nil

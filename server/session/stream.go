@@ -69,7 +69,7 @@ func (c *conn) write(stream grpc.BidiStreamingServer[v1.ConnectRequest, v1.Conne
 
 // report puts what changed into the node's record.
 func (s *Service) report(ctx context.Context, node string, r *v1.Report) error {
-	if r.GetFacts() == nil && r.GetState() == nil && r.GetContainers() == nil && r.GetRouter() == nil {
+	if r.GetFacts() == nil && r.GetState() == nil && r.GetContainers() == nil && r.GetRouter() == nil && r.GetClock() == nil {
 		return nil
 	}
 	state, err := s.cfg.Fleet.ServerState(ctx)
@@ -87,6 +87,7 @@ func (s *Service) report(ctx context.Context, node string, r *v1.Report) error {
 		if st := r.GetState(); st != nil && !proto.Equal(st, n.State.M) {
 			n.State.M, changed = st, true
 		}
+		changed = s.clockReport(n, r.GetClock()) || changed
 		if rt := r.GetRouter(); rt != nil && !proto.Equal(rt, n.Router.M) {
 			n.Router.M, changed = rt, true
 		}
@@ -108,6 +109,18 @@ func (s *Service) report(ctx context.Context, node string, r *v1.Report) error {
 		s.cfg.Hub.watchers.publish(NodeEvent{Node: node, Reported: true})
 	}
 	return nil
+}
+
+// clockReport puts how a node keeps time into its record, and since when.
+func (s *Service) clockReport(n *fleet.Node, c *v1.ClockReport) (changed bool) {
+	if c == nil || proto.Equal(c, n.Clock.M) {
+		return false
+	}
+	if n.Clock.M == nil || n.Clock.M.GetSynchronised() != c.GetSynchronised() {
+		n.ClockSince = s.cfg.Clock.Now()
+	}
+	n.Clock.M = c
+	return true
 }
 
 // tellPaused tells of a node that was just found to know more than the restored server.

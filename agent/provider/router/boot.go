@@ -146,7 +146,7 @@ func (p *Provider) Warnings(ctx context.Context, spec *v1.RouterSpec) []string {
 }
 
 // Report says how the router is; nil where nothing was kept yet.
-func (p *Provider) Report(ctx context.Context) *v1.RouterReport {
+func (p *Provider) Report(ctx context.Context, _ *v1.HostSpec) *v1.RouterReport {
 	kept, err := loadKept(p.host)
 	if err != nil {
 		return nil

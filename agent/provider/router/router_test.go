@@ -297,7 +297,7 @@ func TestComesBackAfterAReboot(t *testing.T) {
 	if err := UpTunnel(context.Background(), h); err != nil {
 		t.Errorf("UpTunnel: %v", err)
 	}
-	if r := p.Report(context.Background()); r.GetPlatform() != "linux" || len(r.GetWireguardPublicKey()) != 44 {
+	if r := p.Report(context.Background(), nil); r.GetPlatform() != "linux" || len(r.GetWireguardPublicKey()) != 44 {
 		t.Errorf("report: %v", r)
 	}
 }
