@@ -1,0 +1,130 @@
+// Package pages makes the pages that customers see in place of their Dolibarr: suspended, under maintenance, not reachable. The front
+// of a host and the site's proxy show the same ones. They are whole: no style sheet, no script, no picture from elsewhere.
+package pages
+
+import (
+	"bytes"
+	_ "embed"
+	"html/template"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/infractl/infractl/internal/errs"
+)
+
+//go:embed page.html
+var source string
+
+// Kind says why a page is shown.
+type Kind int
+
+// The kinds.
+const (
+	// Maintenance is work that was announced: an upgrade, a move.
+	Maintenance Kind = iota + 1
+	// Suspended is an instance that was switched off on purpose.
+	Suspended
+	// Unreachable is an instance that does not answer.
+	Unreachable
+	// Preparing is a name whose certificate, or whose instance, is on its way.
+	Preparing
+)
+
+// Page is one page.
+type Page struct {
+	// Kind says why it is shown.
+	Kind Kind
+	// Language is fr or en; any other shows both, French first.
+	Language string
+	// Contact is whom to ask, such as an e-mail address; empty for nobody.
+	Contact string
+	// RetryAfter is when to come again; 0 means 5 min, an hour where it is Suspended.
+	RetryAfter time.Duration
+}
+
+// Status is the HTTP status that goes with every page.
+const Status = http.StatusServiceUnavailable
+
+// text is a page's words in one language.
+type text struct{ Language, Title, Body, Ask string }
+
+func words(k Kind) (fr, en text, ok bool) {
+	fr, en = text{Language: "fr", Ask: "Contact :"}, text{Language: "en", Ask: "Contact:"}
+	switch k {
+	case Maintenance:
+		fr.Title, fr.Body = "Maintenance en cours", "Une intervention est en cours sur ce service. Vos données sont intactes. Merci de revenir dans quelques minutes."
+		en.Title, en.Body = "Maintenance in progress", "This service is being worked on. Your data is safe. Please come back in a few minutes."
+	case Suspended:
+		fr.Title, fr.Body = "Service suspendu", "L'accès à ce service est suspendu. Vos données sont conservées."
+		en.Title, en.Body = "Service suspended", "Access to this service is suspended. Your data is kept."
+	case Unreachable:
+		fr.Title, fr.Body = "Service momentanément indisponible", "Le service ne répond pas pour le moment. Merci de réessayer dans quelques minutes."
+		en.Title, en.Body = "Service temporarily unavailable", "The service does not answer at the moment. Please try again in a few minutes."
+	case Preparing:
+		fr.Title, fr.Body = "Service en préparation", "Cette adresse est en cours de mise en service. Merci de revenir un peu plus tard."
+		en.Title, en.Body = "Service being prepared", "This address is being set up. Please come back a little later."
+	default:
+		return fr, en, false
+	}
+	return fr, en, true
+}
+
+// Render returns the page as HTML in UTF-8. It holds no brace, because some servers replace what stands in them. Errors: Invalid for an
+// unknown kind.
+func (p Page) Render() ([]byte, error) {
+	fr, en, ok := words(p.Kind)
+	if !ok {
+		return nil, errs.New(errs.Invalid, "there is no page of kind %d", p.Kind)
+	}
+	data := struct {
+		Language, Title, Contact string
+		Texts                    []text
+	}{Language: "fr", Title: fr.Title + " - " + en.Title, Contact: p.Contact, Texts: []text{fr, en}}
+	switch p.Language {
+	case "fr":
+		data.Title, data.Texts = fr.Title, []text{fr}
+	case "en":
+		data.Language, data.Title, data.Texts = "en", en.Title, []text{en}
+	}
+	t, err := template.New("page").Parse(source)
+	if err != nil {
+		return nil, errs.Wrap("make a page", err)
+	}
+	var b bytes.Buffer
+	if err := t.Execute(&b, data); err != nil {
+		return nil, errs.Wrap("make a page", err)
+	}
+	return b.Bytes(), nil
+}
+
+// Headers are those that go with the page.
+func (p Page) Headers() map[string]string {
+	after := p.RetryAfter
+	switch {
+	case after > 0:
+	case p.Kind == Suspended:
+		after = time.Hour
+	default:
+		after = 5 * time.Minute
+	}
+	return map[string]string{
+		"Content-Type": "text/html; charset=utf-8", "Retry-After": strconv.Itoa(int((after + time.Second - 1) / time.Second)),
+		"Cache-Control": "no-store", "X-Robots-Tag": "noindex",
+		"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
+	}
+}
+
+// ServeHTTP implements http.Handler.
+func (p Page) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
+	body, err := p.Render()
+	if err != nil {
+		http.Error(w, http.StatusText(Status), Status)
+		return
+	}
+	for k, v := range p.Headers() {
+		w.Header().Set(k, v)
+	}
+	w.WriteHeader(Status)
+	_, _ = w.Write(body)
+}
