@@ -199,12 +199,9 @@ func (k *check) ways(only []string) map[string][]*way {
 	away := map[string]bool{}
 	for i := range k.matrix.Ends {
 		from := &k.matrix.Ends[i]
-		if from.Host {
-			continue
-		}
 		for j := range k.matrix.Ends {
 			to := &k.matrix.Ends[j]
-			if from.Agent == to.Agent || !wants(from, to) {
+			if !looked(from, to) || !wants(from, to) {
 				continue
 			}
 			if !live(from) || !live(to) {
@@ -219,9 +216,12 @@ func (k *check) ways(only []string) map[string][]*way {
 				continue
 			}
 			for _, p := range k.matrix.Ports {
-				flow, ok := k.matrix.Allowed(from.Address, to.Address, p.Proto, p.First)
+				flow, ok, listener := k.matrix.wanted(from, to, p.Proto, p.First)
+				if !live(listener) {
+					continue // it is reported as an end of its own
+				}
 				plan[from.Agent] = append(plan[from.Agent], &way{
-					from: from, to: to, proto: p.Proto, port: p.First, wanted: ok, flow: flow.Name,
+					from: from, to: listener, proto: p.Proto, port: p.First, wanted: ok, flow: flow,
 				})
 			}
 		}

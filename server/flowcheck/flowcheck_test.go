@@ -31,6 +31,7 @@ type world struct {
 
 	mu        sync.Mutex
 	listening map[string]bool
+	through   int // probes that the router sent on
 	early     int // probes that were sent before their target listened
 }
 
@@ -75,8 +76,14 @@ func (w *world) owner(a netip.Addr) string {
 			return w.site.Probes[i].Name
 		}
 	}
+	if a == outside {
+		return "vrouter"
+	}
 	return "internet"
 }
+
+// outside is the router's address in the network that leads out.
+var outside = netip.MustParseAddr("192.168.8.30")
 
 func (w *world) Live(name string) (session.LiveSession, bool) {
 	return session.LiveSession{}, !w.offline[name]
@@ -115,7 +122,14 @@ func (w *world) Do(ctx context.Context, name string, task *v1.Task, progress fun
 			proto = "udp"
 		}
 		to := netip.MustParseAddr(p.GetAddress())
-		_, open := w.site.Allowed(w.address(name), to, proto, uint16(p.GetPort()))
+		port := uint16(p.GetPort())
+		if target, ok := w.site.Published(proto, port); ok && to == outside {
+			to = target
+			w.mu.Lock()
+			w.through++
+			w.mu.Unlock()
+		}
+		_, open := w.site.Allowed(w.address(name), to, proto, port)
 		o := &v1.ProbeObservation{Id: p.GetId(), Outcome: v1.ProbeOutcome_PROBE_OUTCOME_DROPPED}
 		key := name + " " + w.owner(to) + " " + site.Port{Proto: proto, First: uint16(p.GetPort()), Last: uint16(p.GetPort())}.String()
 		if open != w.faults[key] {
@@ -152,12 +166,29 @@ func (w *world) check(t *testing.T, nodes ...string) *v1.FlowCheck {
 }
 
 func TestMatrixHolds(t *testing.T) {
-	res := newWorld(t).check(t)
+	w := newWorld(t)
+	res := w.check(t)
+	if w.through != 2 { // 80 and 443
+		t.Errorf("%d probes went through the router's outside address, want 2", w.through)
+	}
 	if len(res.GetViolations())+len(res.GetUnseen()) != 0 || res.GetOpenAsWanted() == 0 || res.GetClosedAsWanted() == 0 {
 		t.Errorf("open %d, closed %d, violations %v, unseen %v", res.GetOpenAsWanted(), res.GetClosedAsWanted(), res.GetViolations(), res.GetUnseen())
 	}
-	if !strings.Contains(strings.Join(res.GetNotes(), "\n"), "NAT") {
+	if !strings.Contains(strings.Join(res.GetNotes(), "\n"), "plain route") {
 		t.Errorf("notes %q do not name the stand-ins", res.GetNotes())
+	}
+}
+
+func TestAPortThatTheRouterDoesNotPassOnIsAViolation(t *testing.T) {
+	w := newWorld(t)
+	w.faults["internet srv-dhcp-dns 443/tcp"] = true // on both ways there: directly and by the outside address
+	res := w.check(t)
+	var to []string
+	for _, v := range res.GetViolations() {
+		to = append(to, v.GetFrom()+" "+v.GetTo()+" "+v.GetAddress())
+	}
+	if got, want := strings.Join(to, ", "), "internet srv-dhcp-dns 10.0.10.10, internet vrouter outside 192.168.8.30"; got != want {
+		t.Errorf("violations %s, want %s", got, want)
 	}
 }
 

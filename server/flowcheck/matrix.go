@@ -23,6 +23,9 @@ type End struct {
 	Address netip.Addr
 	// Probe and Host say what it is; both unset means a node.
 	Probe, Host bool
+	// Outside says that a probe stands outside, or that this is the router's address there: only probes outside open
+	// connections to it, and what comes to a published port is for the machine that the port leads to.
+	Outside bool
 }
 
 // Matrix is what a check compares with.
@@ -32,6 +35,8 @@ type Matrix struct {
 	Ports []site.Port
 	// Allowed says what the matrix wants.
 	Allowed func(from, to netip.Addr, proto string, port uint16) (site.Flow, bool)
+	// Published says which address gets what comes to a port of the router's outside address.
+	Published func(proto string, port uint16) (netip.Addr, bool)
 	// Notes are what people should know about the check.
 	Notes []string
 }
@@ -43,14 +48,22 @@ func (m *Matrix) has(name string) bool {
 // MatrixOf returns the matrix of a site: all nodes, probes and unmanaged hosts, and every port that a flow names, with ssh's
 // usual port and http beside them.
 func MatrixOf(s *site.Site) Matrix {
-	m := Matrix{Allowed: s.Allowed}
+	m := Matrix{Allowed: s.Allowed, Published: s.Published}
 	for i := range s.Nodes {
 		n := &s.Nodes[i]
 		m.Ends = append(m.Ends, End{Name: n.Name, Agent: n.Name, Address: n.MainAddress()})
+		if n.Role != site.RoleRouter {
+			continue
+		}
+		for _, a := range s.OutsideAddresses(n) {
+			if a != n.MainAddress() {
+				m.Ends = append(m.Ends, End{Name: n.Name + " outside", Agent: n.Name, Address: a, Outside: true})
+			}
+		}
 	}
 	for i := range s.Probes {
 		p := &s.Probes[i]
-		m.Ends = append(m.Ends, End{Name: p.Name, Agent: p.Name, Address: p.Address, Probe: true})
+		m.Ends = append(m.Ends, End{Name: p.Name, Agent: p.Name, Address: p.Address, Probe: true, Outside: p.Outside()})
 	}
 	for i := range s.Hosts {
 		for _, a := range s.Hosts[i].Addresses() {
@@ -75,9 +88,36 @@ func MatrixOf(s *site.Site) Matrix {
 		return cmp.Or(cmp.Compare(a.Proto, b.Proto), cmp.Compare(a.First, b.First))
 	})
 	if len(s.Probes) > 0 {
-		m.Notes = append(m.Notes, "lab stand-ins: internet has a plain route in place of NAT; the vpn bridge stands for the tunnel")
+		m.Notes = append(m.Notes, "lab stand-ins: internet also has a plain route to the inside, as a hostile neighbour would; the vpn bridge stands for the tunnel")
 	}
 	return m
+}
+
+// wanted says what the matrix wants of a way, and who listens at its end.
+func (m *Matrix) wanted(from, to *End, proto string, port uint16) (flow string, ok bool, listener *End) {
+	if to.Outside && !to.Probe {
+		if target, ok := m.Published(proto, port); ok {
+			f, ok := m.Allowed(from.Address, target, proto, port)
+			inside := *to
+			if i := slices.IndexFunc(m.Ends, func(e End) bool { return e.Address == target && !e.Outside }); i >= 0 {
+				inside.Agent = m.Ends[i].Agent
+			}
+			return f.Name, ok, &inside
+		}
+	}
+	f, ok := m.Allowed(from.Address, to.Address, proto, port)
+	return f.Name, ok, to
+}
+
+// looked reports whether the way from one end to another is looked at. The router's outside address is for those outside.
+func looked(from, to *End) bool {
+	switch {
+	case from.Host, from.Outside && !from.Probe:
+		return false
+	case to.Outside && !to.Probe:
+		return from.Outside
+	}
+	return from.Agent != to.Agent
 }
 
 // judge compares what was seen with the matrix.
