@@ -62,6 +62,15 @@ func (f *lateFetcher) Image(ctx context.Context, digest string, offset uint64, e
 	return s.FetchImage(ctx, digest, offset, each)
 }
 
+// Content implements dns.Fetcher.
+func (f *lateFetcher) Content(ctx context.Context, digest string) ([]byte, error) {
+	s, err := f.get()
+	if err != nil {
+		return nil, err
+	}
+	return s.FetchContent(ctx, digest)
+}
+
 // Secrets implements containers.Fetcher.
 func (f *lateFetcher) Secrets(ctx context.Context, refs []*v1.SecretRef) ([]*v1.SecretValue, error) {
 	s, err := f.get()

@@ -199,7 +199,7 @@ func (a *App) serve() {
 			return a.people.operators.Redeem(ctx, req)
 		}})
 	sessions := session.NewService(session.ServiceConfig{Hub: a.hub, Fleet: a.fleet, Site: site, Authority: a.authority,
-		Confirmer: a.operations.confirmer(), Secrets: a.vault, Images: a.operations.images, Attacher: a.operations.consoles, Recorder: a.recorder, Addresses: a.advertised, Clock: cfg.Clock,
+		Confirmer: a.operations.confirmer(), Secrets: a.vault, Images: a.operations.images, Contents: a.operations.contents, Attacher: a.operations.consoles, Recorder: a.recorder, Addresses: a.advertised, Clock: cfg.Clock,
 		Log: cfg.Log.Named("session"), Heartbeat: cfg.Heartbeat})
 	who := identity.Config{Fleet: a.fleet, Hub: a.hub, Site: site, Authority: a.authority, Recorder: a.recorder, Codes: a.codes,
 		LastPoll: a.enrolment.LastPoll, Addresses: a.advertised, ServerNotAfter: a.certificate.NotAfter,

@@ -9,6 +9,7 @@ import (
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 	"github.com/infractl/infractl/server/api"
 	"github.com/infractl/infractl/server/console"
+	"github.com/infractl/infractl/server/dns"
 	"github.com/infractl/infractl/server/fleet"
 	"github.com/infractl/infractl/server/image"
 	"github.com/infractl/infractl/server/operation"
@@ -30,13 +31,17 @@ type operations struct {
 	consoles  *console.Consoles
 	images    *image.Service
 	tunnel    *vpn.Service
+	contents  *dns.Contents
+	names     *dns.Service
 }
 
 func newOperations(a *App) *operations {
 	o := &operations{cfg: a.cfg}
 	peers := vpn.NewPeers(a.store)
+	zones := dns.NewKeeper(a.store, a.cfg.Clock)
 	o.revisions = revision.New(revision.Config{Records: a.store, Nodes: a.fleet, Clock: a.cfg.Clock, Site: a.authority.Site(),
-		Sources: []revision.Source{a.vault, a.people.ssh, a.images, peers}})
+		Sources: []revision.Source{a.vault, a.people.ssh, a.images, peers}, Zones: zones})
+	o.contents, o.names = dns.NewContents(zones, wantedSpecs{o.revisions}), dns.NewService(dns.Config{Sites: o.revisions})
 	a.vault.Use(wantedSpecs{o.revisions})
 	o.rollouts = rollout.New(rollout.Config{Store: a.store, Fleet: a.fleet, Hub: a.hub,
 		Revisions: rollout.FromRevisions(o.revisions), Clock: a.cfg.Clock, Log: a.cfg.Log.Named("rollout")})
@@ -73,6 +78,7 @@ func (o *operations) register(s grpc.ServiceRegistrar) {
 	v1.RegisterConsoleServiceServer(s, o.consoles)
 	v1.RegisterImageServiceServer(s, o.images)
 	v1.RegisterVpnServiceServer(s, o.tunnel)
+	v1.RegisterDnsServiceServer(s, o.names)
 }
 
 func (o *operations) run(start func(string, func(context.Context) error)) {

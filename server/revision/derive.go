@@ -90,10 +90,9 @@ func (r *Revisions) Derive(ctx context.Context, number uint64) (*Derived, error)
 	if ok {
 		return d, nil
 	}
-	if d, err = derive(s, res); err != nil {
+	if d, err = r.derive(ctx, number, s, res); err != nil {
 		return nil, err
 	}
-	d.Revision = number
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	trim(r.cache)
@@ -107,7 +106,13 @@ func (r *Revisions) DeriveSite(ctx context.Context, s *site.Site) (*Derived, err
 	if err != nil {
 		return nil, err
 	}
-	return derive(s, res)
+	return r.derive(ctx, 0, s, res)
+}
+
+// Present returns the present resources.
+func (r *Revisions) Present(ctx context.Context) (site.Resources, error) {
+	res, err := r.resources(ctx)
+	return res.Resources, err
 }
 
 // Ready returns an Invalid error when the site cannot be applied with the present resources: a stack needs a secret that nobody
@@ -123,12 +128,17 @@ func (r *Revisions) Ready(ctx context.Context, s *site.Site) error {
 	return nil
 }
 
-func derive(s *site.Site, res resources) (*Derived, error) {
+func (r *Revisions) derive(ctx context.Context, number uint64, s *site.Site, res resources) (*Derived, error) {
 	specs, err := s.HostSpecs(res.Resources)
 	if err != nil {
 		return nil, errs.Wrap("derive host specs", err)
 	}
-	d := &Derived{Site: s, Resources: res.Revision, Specs: make(map[string]Spec, len(specs))}
+	if r.cfg.Zones != nil {
+		if err := r.cfg.Zones.Serials(ctx, number, s, res.Resources, specs); err != nil {
+			return nil, err
+		}
+	}
+	d := &Derived{Site: s, Revision: number, Resources: res.Revision, Specs: make(map[string]Spec, len(specs))}
 	for node, spec := range specs {
 		content, digest, err := hostspec.Encode(spec)
 		if err != nil {

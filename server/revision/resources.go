@@ -8,6 +8,7 @@ import (
 
 	"github.com/infractl/infractl/internal/errs"
 	"github.com/infractl/infractl/internal/site"
+	v1 "github.com/infractl/infractl/proto/infractl/v1"
 	"github.com/infractl/infractl/server/store"
 )
 
@@ -25,6 +26,12 @@ type resources struct {
 // records.
 type Source interface {
 	Resources(ctx context.Context, into *site.Resources) error
+}
+
+// Zones keeps the serials of zones: a new content gets a new one.
+type Zones interface {
+	// Serials puts them into the specs that a site and resources make; revision 0 is a site that is not stored.
+	Serials(ctx context.Context, revision uint64, s *site.Site, res site.Resources, specs map[string]*v1.HostSpec) error
 }
 
 // How long what was read of the fleet is trusted: a moment at least, and so long that reading costs little of the time. When

@@ -57,6 +57,8 @@ type Config struct {
 	Site string
 	// Sources add to the resources.
 	Sources []Source
+	// Zones keeps the serials of zones; nil leaves them 0.
+	Zones Zones
 	// AlwaysRead makes every derivation read the fleet anew, for tests; otherwise what was read is trusted for a moment.
 	AlwaysRead bool
 	// Load replaces site.Load in tests.

@@ -25,6 +25,14 @@ func refs(spec *v1.HostSpec, each func(by string, ref *v1.SecretRef)) {
 			each("stack "+s.GetName(), ref)
 		}
 	}
+	if ref := spec.GetDns().GetTransferKey(); ref != nil {
+		each("dns", ref)
+	}
+	for _, z := range spec.GetDns().GetZones() {
+		if ref := z.GetUpdateKey(); ref != nil {
+			each("zone "+z.GetName(), ref)
+		}
+	}
 }
 
 // uses returns what names which secret in the current revision.

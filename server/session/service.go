@@ -34,6 +34,8 @@ type ServiceConfig struct {
 	Confirmer Confirmer
 	// Secrets gives values to nodes; nil where none are kept.
 	Secrets Secrets
+	// Contents gives large texts to nodes; nil where none are kept.
+	Contents Contents
 	// Images gives image archives to nodes; nil where none are kept.
 	Images Images
 	// Attacher carries consoles; nil where there are none.

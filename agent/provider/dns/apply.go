@@ -42,7 +42,7 @@ type change struct {
 
 // Apply implements provider.Provider. Whatever fails before the rename leaves bind as it was; after that the engine rolls back.
 func (p *Provider) Apply(ctx context.Context, pl plan) error {
-	l, err := p.look(ctx, pl.Wish.Spec)
+	l, err := p.look(pl.Wish.Spec)
 	if err != nil {
 		return err
 	}

@@ -1,10 +1,10 @@
 package dns
 
 import (
-	"context"
 	"fmt"
 	"strings"
 
+	"github.com/infractl/infractl/internal/zone"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
@@ -18,7 +18,7 @@ const (
 )
 
 // changes is the difference for people.
-func (p *Provider) changes(ctx context.Context, l *looked) ([]*v1.Change, error) {
+func (p *Provider) changes(l *looked) ([]*v1.Change, error) {
 	var out []*v1.Change
 	add := func(subject string, action v1.ChangeAction, before, after []string) {
 		out = append(out, &v1.Change{Provider: p.Name(), Subject: subject, Action: action, Before: before, After: after, Risk: v1.Risk_RISK_NONE})
@@ -44,8 +44,11 @@ func (p *Provider) changes(ctx context.Context, l *looked) ([]*v1.Change, error)
 			return nil, err
 		}
 		var before, after []string
-		// Without a way to the server the plan is still one: it says what, and not each line.
-		if want, err := p.text(ctx, z); err == nil {
+		// A plan fetches nothing. The content of a site that is not stored yet is nowhere: then it says what, and not each line.
+		if want, ok := p.here(z.GetContentDigest()); ok {
+			if want, err = zone.WithSerial(want, z.GetSerial()); err != nil {
+				return nil, err
+			}
 			before, after = difference(have.Data, want)
 		} else {
 			after = []string{fmt.Sprintf("serial %d, content %s", z.GetSerial(), z.GetContentDigest())}

@@ -97,13 +97,13 @@ type (
 
 // Plan implements provider.Provider. It runs no process. Errors: Invalid for a spec that bind could not serve, Precondition where
 // bind9 is not installed.
-func (p *Provider) Plan(ctx context.Context, w wish) (provider.Plan[*v1.DnsSpec], error) {
+func (p *Provider) Plan(_ context.Context, w wish) (provider.Plan[*v1.DnsSpec], error) {
 	result := plan{Wish: w}
-	look, err := p.look(ctx, w.Spec)
+	look, err := p.look(w.Spec)
 	if err != nil {
 		return result, err
 	}
-	result.Changes, err = p.changes(ctx, look)
+	result.Changes, err = p.changes(look)
 	return result, err
 }
 
@@ -157,18 +157,25 @@ func (p *Provider) Stage(ctx context.Context, spec *v1.DnsSpec) error {
 	return nil
 }
 
-// content returns the master file of that digest, without serial: from memory, the disk, or the server.
-func (p *Provider) content(ctx context.Context, digest string) ([]byte, error) {
+// here returns the master file of that digest, without serial, where it has been fetched.
+func (p *Provider) here(digest string) ([]byte, bool) {
 	p.mu.Lock()
 	text, ok := p.fetched[digest]
 	p.mu.Unlock()
 	if ok {
-		return text, nil
+		return text, true
 	}
 	text, err := p.host.ReadFile(contentFile(digest))
-	if err == nil && zone.Digest(text) == digest {
+	return text, err == nil && zone.Digest(text) == digest
+}
+
+// content returns what is here, or asks the server.
+func (p *Provider) content(ctx context.Context, digest string) ([]byte, error) {
+	text, ok := p.here(digest)
+	if ok {
 		return text, nil
 	}
+	var err error
 	if p.cfg.Fetcher == nil {
 		return nil, errs.New(errs.Unavailable, "there is no connection to the server")
 	}

@@ -2,7 +2,6 @@ package dns
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -51,7 +50,7 @@ type looked struct {
 // needed are the programs that must be there.
 func needed() []string { return []string{"named", "named-checkzone", "named-checkconf", "rndc"} }
 
-func (p *Provider) look(_ context.Context, spec *v1.DnsSpec) (*looked, error) {
+func (p *Provider) look(spec *v1.DnsSpec) (*looked, error) {
 	if err := check(spec); err != nil {
 		return nil, err
 	}
