@@ -47,7 +47,7 @@ stage infractl-agent 8
 
 units=usr/lib/systemd/system
 mkdir -p "$build/stage/infractl-server/$units" "$build/stage/infractl-agent/$units/infractl-agent.service.d"
-install -m 0644 server/infractl-server/systemd/*.service "$build/stage/infractl-server/$units/"
+install -m 0644 server/infractl-server/systemd/*.{service,timer} "$build/stage/infractl-server/$units/"
 install -m 0644 agent/infractl-agent/systemd/*.service packaging/agent/infractl-agent.path "$build/stage/infractl-agent/$units/"
 install -m 0644 packaging/agent/10-configured.conf "$build/stage/infractl-agent/$units/infractl-agent.service.d/"
 if [ -e "$build/bin/infractl-compose" ]; then

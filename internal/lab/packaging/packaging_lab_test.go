@@ -189,7 +189,15 @@ func removed(t *testing.T) {
 	if now := identity(t); now != who {
 		t.Errorf("identity %q after a removal, want %q", now, who)
 	}
+	must(t, server, "systemctl", "enable", "--now", "infractl-server-backup.timer")
+	must(t, server, "systemctl", "start", "infractl-server-backup.service")
 	must(t, server, "apt-get", "remove", "-y", "-q", "infractl-server")
+	if out, code := in(t, server, "systemctl", "is-active", "infractl-server-backup.timer"); code == 0 {
+		t.Errorf("the backup's timer still runs: %s", out)
+	}
+	if out, _ := in(t, server, "sh", "-c", "ls /etc/systemd/system/*.wants/infractl-server* 2>/dev/null"); out != "" {
+		t.Errorf("still started at boot: %s", out)
+	}
 	must(t, server, "test", "-e", "/var/lib/infractl-server/server.json")
 	apt(t, server, older, "infractl-server")
 	eventually(t, 60*time.Second, "the agent is back at a server that was removed", func() bool { return session(t) })
@@ -201,6 +209,8 @@ func purged(t *testing.T, nodeBefore, serverBefore string) {
 		t.Errorf("the agent leaves (-before +after):\n%s", d)
 	}
 	must(t, server, "apt-get", "purge", "-y", "-q", "infractl-server", "infractl")
+	// Without the authority the backups are all that is left of it.
+	must(t, server, "sh", "-c", "ls /var/lib/infractl-server-backups/*.age && rm -r /var/lib/infractl-server-backups")
 	if d := cmp.Diff(strings.Split(serverBefore, "\n"), strings.Split(files(t, server), "\n")); d != "" {
 		t.Errorf("the server leaves (-before +after):\n%s", d)
 	}
