@@ -97,8 +97,8 @@ proto-lint: ## buf lint and breaking against main
 	$(BIN)/buf lint
 	$(BIN)/buf breaking --against '.git#branch=main'
 
-docs: ## Write the generated pages: CLI, site reference
-	$(GO) test ./cli/cmd ./internal/site -run 'TestDocsAreCurrent|TestReferenceIsCurrent' -update
+docs: ## Write the generated pages: CLI, site reference, schemas
+	$(GO) test ./cli/cmd ./internal/site -run 'TestDocsAreCurrent|TestReferenceIsCurrent|TestSchemasAreCurrent' -update
 
 clean: ## Remove bin/
 	rm -rf $(BIN)

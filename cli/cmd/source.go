@@ -96,7 +96,7 @@ func (a *app) finding(f *v1.Finding) {
 
 func (a *app) siteCmd() *cobra.Command {
 	return group("site", "Check, plan, apply and roll back the site",
-		a.siteCheckCmd(), a.planCmd(), a.applyCmd(), a.historyCmd(), a.rollbackCmd(), a.siteShowCmd())
+		a.siteCheckCmd(), a.planCmd(), a.applyCmd(), a.historyCmd(), a.rollbackCmd(), a.siteShowCmd(), a.siteSchemaCmd())
 }
 
 func (a *app) siteCheckCmd() *cobra.Command {

@@ -146,7 +146,7 @@ func (l *loader) dnsKeys() {
 
 // proxyDNS checks who sets the public records.
 func (l *loader) proxyDNS(f *sitefile.ProxyDNS) {
-	l.oneOf("proxy/dns/provider", "proxy.dns.provider", f.Provider, "manual", "rfc2136")
+	l.oneOf("proxy/dns/provider", "proxy.dns.provider", f.Provider, sitefile.Words("ProxyDNS.Provider")...)
 	l.secret("proxy/dns/key", f.Key)
 	whole := f.Server.IsValid() && f.Key != nil
 	switch {

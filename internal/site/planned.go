@@ -149,12 +149,12 @@ func (l *loader) outsideOrKnown(path string, a netip.Addr) {
 }
 
 func (l *loader) proxy(f *sitefile.Proxy) {
-	l.oneOf("proxy/driver", "proxy.driver", f.Driver, "npm", "caddy")
+	l.oneOf("proxy/driver", "proxy.driver", f.Driver, sitefile.Words("Proxy.Driver")...)
 	if l.nodeRef("proxy/node", f.Node) {
 		l.site.proxyNode, l.site.proxyDomain = f.Node, string(f.Domain)
 	}
 	if f.TLS != nil {
-		l.oneOf("proxy/tls/provider", "proxy.tls.provider", f.TLS.Provider, "letsencrypt", "internal")
+		l.oneOf("proxy/tls/provider", "proxy.tls.provider", f.TLS.Provider, sitefile.Words("ProxyTLS.Provider")...)
 		if f.TLS.Provider == "letsencrypt" && !l.pos.Has("proxy/tls/email") {
 			l.fail("proxy/tls", "Let's Encrypt warns this address before a certificate ends", "proxy.tls lacks the key email")
 		}
@@ -171,7 +171,7 @@ func (l *loader) proxy(f *sitefile.Proxy) {
 		if to := p.Value.To; to.Host != "" && l.hostRef(path+"/to", to.Host) {
 			l.site.proxyTargets = append(l.site.proxyTargets, proxyTarget{p.Key, to.Host, to.Port})
 		}
-		l.oneOf(path+"/scheme", "scheme", p.Value.Scheme, "http", "https")
+		l.oneOf(path+"/scheme", "scheme", p.Value.Scheme, sitefile.Words("ProxyHost.Scheme")...)
 		for i, a := range p.Value.Allow {
 			if _, ok := l.site.Network(a); !ok {
 				l.hostOrNetwork(yamltree.Join(path, "allow", strconv.Itoa(i)), a)
@@ -247,8 +247,8 @@ func (l *loader) dolibarr(f *sitefile.Dolibarr) {
 }
 
 func (l *loader) patching(f *sitefile.Patching) {
-	l.oneOf("patching/scope", "patching.scope", f.Scope, "security", "all")
-	l.oneOf("patching/reboot", "patching.reboot", f.Reboot, "never", "when-required", "always")
+	l.oneOf("patching/scope", "patching.scope", f.Scope, sitefile.Words("Patching.Scope")...)
+	l.oneOf("patching/reboot", "patching.reboot", f.Reboot, sitefile.Words("Patching.Reboot")...)
 	seen := map[string]bool{}
 	for i, w := range f.Waves {
 		path := yamltree.Join("patching/waves", strconv.Itoa(i))

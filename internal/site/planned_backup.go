@@ -21,13 +21,13 @@ type backupTarget struct {
 var sftpForm = regexp.MustCompile(`^[a-z_][a-z0-9_-]{0,31}@([a-z0-9-]+):(/[A-Za-z0-9._/-]*)$`)
 
 func (l *loader) backup(f *sitefile.Backup) {
-	l.oneOf("backup/drills", "backup.drills", f.Drills, "daily", "weekly", "monthly")
+	l.oneOf("backup/drills", "backup.drills", f.Drills, sitefile.Words("Backup.Drills")...)
 	for _, p := range f.Copies {
 		path := yamltree.Join("backup/copies", p.Key)
 		if !l.name(path, "copy", p.Key) {
 			continue
 		}
-		l.oneOf(path+"/driver", "driver", p.Value.Driver, "sftp", "s3")
+		l.oneOf(path+"/driver", "driver", p.Value.Driver, sitefile.Words("BackupCopy.Driver")...)
 		l.secret(path+"/key", p.Value.Key)
 		l.secret(path+"/credentials", p.Value.Credentials)
 		if !l.pos.Has(path + "/to") {

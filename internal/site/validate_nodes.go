@@ -23,7 +23,7 @@ func (l *loader) nodes() {
 		l.oneOf(path+"/role", "role", n.Role, roles()...)
 		switch {
 		case n.Role == RoleRouter:
-			l.oneOf(path+"/platform", "platform", n.Platform, PlatformLinux, "vyos-1.3", "vyos-1.4", "vyos-1.5")
+			l.oneOf(path+"/platform", "platform", n.Platform, sitefile.Words("Node.Platform")...)
 		case n.Platform != PlatformLinux:
 			l.fail(path+"/platform", "only the router may have another platform than linux", "platform %q on a node that is no router", n.Platform)
 		}

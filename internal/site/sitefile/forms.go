@@ -28,6 +28,8 @@ func formOf(t reflect.Type) (form, bool) {
 		return form{"domain name", `^[a-z0-9.-]+$`}, true
 	case reflect.TypeFor[NTPServer]():
 		return form{"name or address", `^[a-zA-Z0-9.:-]+$`}, true
+	case reflect.TypeFor[HostOrAddr]():
+		return form{"name or address", `^[a-z0-9A-F.:-]+$`}, true
 	case reflect.TypeFor[SSHKey]():
 		return form{"public SSH key", `^\s*[a-z0-9@.-]+ [A-Za-z0-9+/=]+`}, true
 	case reflect.TypeFor[RelPath]():

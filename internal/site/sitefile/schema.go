@@ -9,14 +9,23 @@ import (
 )
 
 // JSONSchema returns the schema of a site file, for editors: the shape, not the meaning.
-func JSONSchema() ([]byte, error) {
+func JSONSchema() ([]byte, error) { return writeSchema(reflect.TypeFor[File](), "infractl site") }
+
+// OverlayJSONSchema returns the schema of a lab overlay.
+func OverlayJSONSchema() ([]byte, error) {
+	return writeSchema(reflect.TypeFor[Overlay](), "infractl lab overlay")
+}
+
+func writeSchema(t reflect.Type, title string) ([]byte, error) {
 	c, err := readComments()
 	if err != nil {
 		return nil, err
 	}
-	schema := c.schema(reflect.TypeFor[File]())
-	schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-	schema["title"] = "infractl site"
+	schema := c.schema(t)
+	// Draft 7 is what all editors know; nothing newer is used.
+	schema["$schema"] = "http://json-schema.org/draft-07/schema#"
+	schema["title"] = title
+	schema["description"] = c[t.Name()]
 	out, err := json.MarshalIndent(schema, "", "  ")
 	if err != nil {
 		return nil, errs.Wrap("write schema", err)
@@ -57,6 +66,10 @@ func (c comments) object(t reflect.Type) map[string]any {
 	for _, f := range yamltree.Fields(t) {
 		p := c.schema(f.Type)
 		p["description"] = c[t.Name()+"."+f.Go]
+		if words := Words(t.Name() + "." + f.Go); words != nil {
+			delete(p, "type")
+			p["enum"] = words
+		}
 		properties[f.Name] = p
 		if f.Required {
 			required = append(required, f.Name)
