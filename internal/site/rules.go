@@ -62,6 +62,11 @@ func (b *rules) input(f *flow) {
 	if len(to) > 0 && (f.from.internet || len(from) > 0) {
 		b.add(v1.FirewallHook_FIREWALL_HOOK_INPUT, f, endpoint(from, f.from.internet), endpoint(to, false), f.from.nodes, f.to.machines)
 	}
+	// A flow between machines is also one from a host's own containers to the host: they come in by Docker's bridges, and the
+	// rule names the host on both sides.
+	if own := b.mine(&f.from); len(to) > 0 && len(own) > 0 && f.from.machines && !f.hostOnly && b.node.DockerHost() {
+		b.add(v1.FirewallHook_FIREWALL_HOOK_INPUT, f, endpoint(own, false), endpoint(to, false), nil, false)
+	}
 }
 
 // output accepts what the node itself sends to others.

@@ -46,7 +46,7 @@ func TestContainersReachAndAreReachedOnlyByTheirFlows(t *testing.T) {
 	}
 	listen(t, c1, 80)
 	listen(t, n2, 3306)
-	listen(t, w.host, 22, 8000)
+	listen(t, w.host, 22, 8000, 9100)
 	listen(t, w.peer, 443, 587, 8443)
 	restoreText(t, w.host, "iptables-restore", dockerRules)
 	restoreText(t, w.host, "iptables-restore", `*nat
@@ -65,6 +65,7 @@ COMMIT
 		containers(tcp(in, "web", 8080, internet(), anyone())),
 		tcp(in, "host-only", 8081, addrs("10.99.0.5"), anyone()),
 		tcp(in, "front", 8000, internet(), anyone()),
+		tcp(in, "metrics", 9100, addrs(hostAddr[0].String()), addrs(hostAddr[0].String())),
 		containers(tcp(out, "updates", 443, anyone(), internet())),
 		containers(tcp(out, "mail", 587, anyone(), addrs("10.99.0.6"))),
 		tcp(out, "host-net", 8443, anyone(), internet()),
@@ -79,11 +80,14 @@ COMMIT
 		{c1, container1, outer, 443, open, "container to the internet"},
 		{c1, container1, third, 587, open, "container to mail"},
 		{c2, container2, other, 8443, open, "the stack's own flow"},
+		{c2, container2, h, 9100, open, "container to its own host, by a flow between machines"},
 	}
 	closed := []want{
 		{w.peer, other, h, 8080, silent, "published, inside is not the internet"},
 		{w.peer, other, h, 8081, silent, "published, but the flow is for the host alone"},
 		{c1, container1, gateway1, 22, silent, "container to host"},
+		{c1, container1, gateway1, 9100, silent, "container to another address of its host"},
+		{w.peer, other, h, 9100, silent, "what is for the host's own containers"},
 		{c1, container1, gateway1, 8000, silent, "a container is not the internet"},
 		{c1, container1, other, 443, silent, "container to the site"},
 		{c1, container1, outer, 8443, silent, "the flow is for the host alone"},

@@ -121,9 +121,31 @@ func (r *renderer) host(name, loopback, side string, h *Hook) {
 		}
 	}
 	for _, a := range h.Accepts {
+		if name == chainIn && r.rs.Docker && r.fromContainers(a) {
+			lines = append(lines, r.acceptContainers(a)...)
+			continue
+		}
 		lines = append(lines, r.accept(a)...)
 	}
 	r.finish(name, lines, r.tail(h, side))
+}
+
+// fromContainers reports whether an accept of INPUT names the host on both sides: that is what its own containers send to it,
+// since what the host sends to itself never leaves loopback.
+func (r *renderer) fromContainers(a Accept) bool {
+	return len(a.From.Prefixes) > 0 && slices.Equal(a.From.Prefixes, a.To.Prefixes)
+}
+
+// acceptContainers accepts it from Docker's bridges, whatever address the containers have there.
+func (r *renderer) acceptContainers(a Accept) []string {
+	a.From = Endpoint{}
+	var lines []string
+	for _, line := range r.accept(a) {
+		for _, b := range bridges() {
+			lines = append(lines, "-i "+b+" "+line)
+		}
+	}
+	return lines
 }
 
 // finish adds a chain: its lines, each once, then its tail.
