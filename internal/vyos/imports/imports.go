@@ -43,6 +43,12 @@ type Line struct {
 	Why   string
 }
 
+// Plain reports whether the line is a comment or empty.
+func (l Line) Plain() bool {
+	text := strings.TrimSpace(l.Text)
+	return text == "" || strings.HasPrefix(text, "#") || strings.Trim(text, "`") == ""
+}
+
 // Result is what was read.
 type Result struct {
 	// Fragment is a part of a site file.
