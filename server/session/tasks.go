@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -119,11 +120,16 @@ func (t *task) late(now time.Time, grace time.Duration) bool {
 	return !t.accepted && now.After(t.notAfter.Add(grace))
 }
 
-// dropLate forgets tasks that were not accepted in time, so that they count no more. An apply stays: its agent may have begun
-// it unheard, and says so when it is back.
+// durable reports whether whoever sent a task comes back for its result, whatever restarts meanwhile: rollouts for their applies,
+// and operations, whose tasks have ids that begin with "o" (see Run.Task in package operation). To take such a task for one that
+// nobody began would have the same work done twice.
+func (t *task) durable() bool { return t.msg.GetApply() != nil || strings.HasPrefix(t.id, "o") }
+
+// dropLate forgets tasks that were not accepted in time, so that they count no more. A durable one stays: its agent may have
+// begun it unheard, and says so when it is back.
 func (h *Hub) dropLate(now time.Time) {
 	for id, t := range h.pending {
-		if t.late(now, dropAfter) && t.msg.GetApply() == nil {
+		if t.late(now, dropAfter) && !t.durable() {
 			delete(h.pending, id)
 			close(t.done)
 		}
@@ -236,7 +242,7 @@ func (h *Hub) owned(node, id string) (*task, error) {
 	return t, nil
 }
 
-// accepted notes that a task is on the agent's disk. An apply may take long, so that this survives a restart too.
+// accepted notes that a task is on the agent's disk. A durable one may take long, so that this survives a restart too.
 func (h *Hub) accepted(ctx context.Context, node, id string) error {
 	t, err := h.owned(node, id)
 	if t == nil || err != nil {
@@ -246,7 +252,7 @@ func (h *Hub) accepted(ctx context.Context, node, id string) error {
 	before := t.accepted
 	t.accepted = true
 	h.mu.Unlock()
-	if before || t.msg.GetApply() == nil {
+	if before || !t.durable() {
 		return nil
 	}
 	_, err = h.tasks.Update(ctx, id, func(r *taskRecord) error { r.Accepted = true; return nil })
