@@ -41,6 +41,51 @@ func OverNetwork(ctx context.Context, m *dns.Msg, server string) (*dns.Msg, erro
 	return answer, err
 }
 
+// Reusing is OverNetwork for many questions: its UDP sockets are used again. done closes them.
+func Reusing() (exchange Exchange, done func()) {
+	idle := make(chan *dns.Conn, askAtOnce)
+	exchange = func(ctx context.Context, m *dns.Msg, server string) (*dns.Msg, error) {
+		var conn *dns.Conn
+		select {
+		case conn = <-idle:
+		default:
+		}
+		if conn == nil || conn.RemoteAddr().String() != server {
+			if conn != nil {
+				_ = conn.Close()
+			}
+			c := dns.Client{Net: "udp", Timeout: askTimeout}
+			var err error
+			if conn, err = c.DialContext(ctx, server); err != nil {
+				return nil, err
+			}
+		}
+		c := dns.Client{Net: "udp", Timeout: askTimeout}
+		answer, _, err := c.ExchangeWithConnContext(ctx, m, conn)
+		if err != nil || answer.Truncated {
+			_ = conn.Close()
+			return OverNetwork(ctx, m, server)
+		}
+		select {
+		case idle <- conn:
+		default:
+			_ = conn.Close()
+		}
+		return answer, nil
+	}
+	done = func() {
+		for {
+			select {
+			case conn := <-idle:
+				_ = conn.Close()
+			default:
+				return
+			}
+		}
+	}
+	return exchange, done
+}
+
 // Question is what to ask, and what the answer must be.
 type Question struct {
 	// Name is the full name without final dot, Type the record's type.

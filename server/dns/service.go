@@ -47,9 +47,6 @@ type Service struct {
 
 // NewService returns the service.
 func NewService(cfg Config) *Service {
-	if cfg.Exchange == nil {
-		cfg.Exchange = zone.OverNetwork
-	}
 	return &Service{cfg: cfg}
 }
 
@@ -103,10 +100,16 @@ func (s *Service) CheckRecords(ctx context.Context, req *v1.CheckRecordsRequest)
 	}
 	ctx, cancel := context.WithTimeout(ctx, checkTime)
 	defer cancel()
+	exchange := s.cfg.Exchange
+	if exchange == nil {
+		var done func()
+		exchange, done = zone.Reusing()
+		defer done()
+	}
 	out := &v1.CheckRecordsResponse{}
 	var good []*v1.RecordCheck
 	for _, server := range servers {
-		for _, c := range s.check(ctx, server, records, req.GetPublic()) {
+		for _, c := range check(ctx, exchange, server, records, req.GetPublic()) {
 			if c.GetOk() {
 				out.Good++
 				if len(good) < goodOnes {
@@ -139,7 +142,7 @@ func servers(s *site.Site, public bool) []netip.Addr {
 }
 
 // check asks one server. Several values of one name are one question, and each is a record of its own in the answer.
-func (s *Service) check(ctx context.Context, server netip.Addr, records []*v1.Record, public bool) []*v1.RecordCheck {
+func check(ctx context.Context, exchange zone.Exchange, server netip.Addr, records []*v1.Record, public bool) []*v1.RecordCheck {
 	var list []zone.Record
 	for _, r := range records {
 		if r.GetView() != "outside" || public { // asked from inside, the other view answers
@@ -148,7 +151,7 @@ func (s *Service) check(ctx context.Context, server netip.Addr, records []*v1.Re
 	}
 	type key struct{ name, kind string }
 	answers := map[key]zone.Answer{}
-	for _, a := range zone.AskAll(ctx, s.cfg.Exchange, zone.Port53(server.String()), zone.Questions(list), public) {
+	for _, a := range zone.AskAll(ctx, exchange, zone.Port53(server.String()), zone.Questions(list), public) {
 		answers[key{a.Question.Name, a.Question.Type}] = a
 	}
 	var out []*v1.RecordCheck

@@ -256,6 +256,12 @@ func (p *Provider) load(ctx context.Context, l *looked, changes []change) error 
 func (p *Provider) proveAll(ctx context.Context, changes []change) error {
 	ctx, cancel := context.WithTimeout(ctx, proofTime)
 	defer cancel()
+	exchange := p.cfg.Exchange
+	if exchange == nil {
+		var done func()
+		exchange, done = zone.Reusing()
+		defer done()
+	}
 	for _, c := range changes {
 		if err := p.soon(ctx, c.zone); err != nil {
 			return err
@@ -267,7 +273,7 @@ func (p *Provider) proveAll(ctx context.Context, changes []change) error {
 		if err != nil {
 			return errs.Wrap("zone "+c.zone.GetName(), err)
 		}
-		for _, a := range zone.AskAll(ctx, p.cfg.Exchange, loopback, questions, false) {
+		for _, a := range zone.AskAll(ctx, exchange, loopback, questions, false) {
 			if a.Err != nil {
 				return errs.Wrap("ask for "+a.Question.Name, a.Err)
 			}
@@ -346,10 +352,18 @@ func (p *Provider) served(ctx context.Context, z *v1.DnsZone) error {
 	}
 }
 
+// exchange asks one question.
+func (p *Provider) exchange() zone.Exchange {
+	if p.cfg.Exchange == nil {
+		return zone.OverNetwork
+	}
+	return p.cfg.Exchange
+}
+
 // serial is what bind serves a zone with. Of a zone that is only for the outside bind's own list is asked.
 func (p *Provider) serial(ctx context.Context, z *v1.DnsZone) (uint32, error) {
 	if z.GetView() != outside {
-		return zone.Serial(ctx, p.cfg.Exchange, loopback, z.GetName())
+		return zone.Serial(ctx, p.exchange(), loopback, z.GetName())
 	}
 	out, err := p.host.Run(ctx, "rndc", "zonestatus", z.GetName(), "IN", outside)
 	if err != nil {

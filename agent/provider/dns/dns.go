@@ -78,9 +78,6 @@ func New(cfg Config) *Provider {
 	if cfg.Wait == 0 {
 		cfg.Wait = 10 * time.Second
 	}
-	if cfg.Exchange == nil {
-		cfg.Exchange = zone.OverNetwork
-	}
 	return &Provider{cfg: cfg, host: cfg.Host, fetched: map[string][]byte{}, secrets: map[string]secret.Value{}}
 }
 
