@@ -163,7 +163,7 @@ infractl node show. Compare the machine id with what the machine says: cat /etc/
 	return a.nodeAction(c, func(id string) string { return "Let machine " + id + " in?" },
 		func(ctx context.Context, api v1.NodeServiceClient, id string) (proto.Message, string, error) {
 			n, err := api.ApproveNode(ctx, &v1.ApproveNodeRequest{EnrolmentId: id, Name: name})
-			return n, "approved as " + n.GetNode().GetName() + "; it enrols within a few seconds", err
+			return n, "approved as " + n.GetNode().GetName() + "; it enrols when it asks next, within 15 seconds while its agent runs", err
 		})
 }
 

@@ -21,15 +21,22 @@ func (a *app) tokenCmd() *cobra.Command {
 func (a *app) tokenCreateCmd() *cobra.Command {
 	var node, role string
 	var ttl time.Duration
+	var pending bool
 	c := &cobra.Command{
-		Use: "create", Short: "Make a one-use join token for a node or a role",
+		Use: "create", Short: "Make a one-use join token for a node or a role, or a text for the pending lane",
 		Long: `Make a one-use join token. Its text is printed once, to stdout, and goes to the machine as /etc/infractl/join-token, into
-its cloud-init seed, or into the environment of the agent's unit.`,
-		Example: "  infractl token create --node srv-prod > join-token\n  infractl token create --role prod --ttl 15m",
+its cloud-init seed, or into the environment of the agent's unit.
+
+With --pending it is a text without a secret, good for any number of machines and without an end: it says where the server is and
+how it is recognised. A machine that shows it waits until somebody lets it in: infractl node list, infractl node approve.`,
+		Example: "  infractl token create --node srv-prod > join-token\n  infractl token create --role prod --ttl 15m\n  infractl token create --pending > join-token",
 		Args:    arity(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
+			if pending {
+				return a.pendingText(c.Context())
+			}
 			if (node == "") == (role == "") {
-				return errs.New(errs.Invalid, "a token is for a node or for a role").WithHint("infractl token create --node NAME, or --role ROLE")
+				return errs.New(errs.Invalid, "a token is for a node or for a role").WithHint("infractl token create --node NAME, or --role ROLE, or --pending")
 			}
 			return a.withServer(c.Context(), func(ctx context.Context, conn *grpc.ClientConn, w *output.Writer) error {
 				req := &v1.CreateTokenRequest{Node: node, Role: role}
@@ -51,10 +58,28 @@ its cloud-init seed, or into the environment of the agent's unit.`,
 	f.StringVar(&node, "node", "", "the node that it is for")
 	f.StringVar(&role, "role", "", "the role that it is for: the first new node of that role may use it")
 	f.DurationVar(&ttl, "ttl", 0, "how long it lives, 168h at most (default 1h)")
+	f.BoolVar(&pending, "pending", false, "a text without a secret: machines that show it wait for infractl node approve")
+	for _, other := range []string{"node", "role", "ttl"} {
+		c.MarkFlagsMutuallyExclusive("pending", other)
+	}
 	a.completeNodes(c, "node")
 	roles := []string{site.RoleRouter, site.RoleRelay, site.RoleServices, site.RoleSupervision, site.RoleProd, site.RolePreprod}
 	must(c.RegisterFlagCompletionFunc("role", cobra.FixedCompletions(roles, cobra.ShellCompDirectiveNoFileComp)))
 	return c
+}
+
+// pendingText prints the text that lets machines ask to be let in.
+func (a *app) pendingText(ctx context.Context) error {
+	return a.withServer(ctx, func(ctx context.Context, conn *grpc.ClientConn, w *output.Writer) error {
+		t, err := v1.NewTokenServiceClient(conn).CreateToken(ctx, &v1.CreateTokenRequest{Pending: true})
+		if err != nil {
+			return err
+		}
+		return w.Message(t, func() error {
+			a.note("no token: machines with this text wait for infractl node approve; it has no secret and no end")
+			return w.Raw([]byte(t.GetJoin() + "\n"))
+		})
+	})
 }
 
 func (a *app) tokenListCmd() *cobra.Command {

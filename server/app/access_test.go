@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/infractl/infractl/certs"
@@ -279,6 +280,8 @@ func TestTokensAreCheckedAndListed(t *testing.T) {
 	tokens := v1.NewTokenServiceClient(anna.conn)
 	for name, req := range map[string]*v1.CreateTokenRequest{
 		"nothing": {}, "both": {Node: "web", Role: "prod"}, "odd node": {Node: "a b"}, "odd role": {Role: "king"},
+		"pending and node": {Node: "web", Pending: true}, "pending and role": {Role: "prod", Pending: true},
+		"pending with an end": {Pending: true, Ttl: durationpb.New(time.Hour)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := tokens.CreateToken(t.Context(), req)

@@ -145,6 +145,29 @@ func TestUnknownMachineWaitsForApproval(t *testing.T) {
 	m.mustOpen()
 }
 
+func TestPendingTextLetsAMachineAskAndNoMore(t *testing.T) {
+	f := newFixture(t)
+	anna := f.login("anna")
+	text := f.token(anna, &v1.CreateTokenRequest{Pending: true})
+	if text.ID != "" || !text.Secret.Empty() || len(text.Addresses) == 0 || text.Fingerprint != f.app.authority.Fingerprint() {
+		t.Fatalf("the text holds %+v", text)
+	}
+	list, err := v1.NewTokenServiceClient(anna.conn).ListTokens(t.Context(), &v1.ListTokensRequest{})
+	if err != nil || len(list.GetTokens()) != 0 {
+		t.Errorf("a text without a secret is no token: %v, %v", list, err)
+	}
+	for _, name := range []string{"one", "two"} {
+		resp, err := f.dialEnrol().Enrol(t.Context(), f.machine(name).request(text))
+		if err != nil || resp.GetState() != pending || resp.GetIdentity() != nil {
+			t.Fatalf("answer = %v, %v", resp, err)
+		}
+		// infractl node approve tells people that it takes this long at most.
+		if wait := resp.GetRetryAfter().AsDuration(); wait > 15*time.Second {
+			t.Errorf("it asks again after %s", wait)
+		}
+	}
+}
+
 func TestWaitingMachineCanBeForgotten(t *testing.T) {
 	f := newFixture(t)
 	nodes := v1.NewNodeServiceClient(f.login("anna").conn)

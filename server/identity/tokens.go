@@ -46,6 +46,10 @@ func (t *Tokens) CreateToken(ctx context.Context, req *v1.CreateTokenRequest) (*
 	if err != nil {
 		return nil, err
 	}
+	if req.GetPending() {
+		text, err := t.join("", "").Encode()
+		return &v1.CreateTokenResponse{Join: text}, err
+	}
 	names, err := t.cfg.Fleet.Tokens.List(ctx, store.ListOptions{NamesOnly: true})
 	if err != nil {
 		return nil, err
@@ -58,10 +62,7 @@ func (t *Tokens) CreateToken(ctx context.Context, req *v1.CreateTokenRequest) (*
 		return nil, errs.Wrap("make join token", err)
 	}
 	id, secret := hex.EncodeToString(raw[:5]), base64.RawURLEncoding.EncodeToString(raw[5:])
-	_, enrolment := t.cfg.Addresses()
-	join := jointoken.Token{Addresses: enrolment, Fingerprint: t.cfg.Authority.Fingerprint(), Site: t.cfg.Authority.Site(),
-		ID: id, Secret: jointoken.NewSecret(secret)}
-	text, err := join.Encode()
+	text, err := t.join(id, secret).Encode()
 	if err != nil {
 		return nil, err
 	}
@@ -75,12 +76,23 @@ func (t *Tokens) CreateToken(ctx context.Context, req *v1.CreateTokenRequest) (*
 	return &v1.CreateTokenResponse{Token: tokenMessage(rec), Join: text}, nil
 }
 
+// join says where this site is; without id and secret it lets a machine ask, and no more.
+func (t *Tokens) join(id, secret string) *jointoken.Token {
+	_, enrolment := t.cfg.Addresses()
+	return &jointoken.Token{Addresses: enrolment, Fingerprint: t.cfg.Authority.Fingerprint(), Site: t.cfg.Authority.Site(),
+		ID: id, Secret: jointoken.NewSecret(secret)}
+}
+
 func (t *Tokens) check(req *v1.CreateTokenRequest) (time.Duration, error) {
 	ttl := defaultTTL
 	if req.GetTtl() != nil {
 		ttl = req.GetTtl().AsDuration()
 	}
 	switch {
+	case req.GetPending() && (req.GetNode() != "" || req.GetRole() != "" || req.GetTtl() != nil):
+		return 0, errs.New(errs.Invalid, "a text for the pending lane is for no node and no role, and has no end")
+	case req.GetPending():
+		return 0, nil
 	case (req.GetNode() == "") == (req.GetRole() == ""):
 		return 0, errs.New(errs.Invalid, "a token is for exactly one of node and role")
 	case ttl < minTTL || ttl > fleet.MaxTokenLife:

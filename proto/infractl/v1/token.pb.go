@@ -23,15 +23,17 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// CreateTokenRequest says what the token is for; exactly one of node and role.
+// CreateTokenRequest says what the token is for; exactly one of node, role and pending.
 type CreateTokenRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Node binds the token to a node or probe.
 	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
 	// Role binds the token to a role: the first new node of that role may use it.
 	Role string `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`
-	// Ttl is how long it lives: 1 hour unless set, 7 days at most.
-	Ttl           *durationpb.Duration `protobuf:"bytes,3,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	// Ttl is how long it lives: 1 hour unless set, 7 days at most. Not with pending.
+	Ttl *durationpb.Duration `protobuf:"bytes,3,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	// Pending asks for a text without a secret: machines that show it wait until a person approves them.
+	Pending       bool `protobuf:"varint,4,opt,name=pending,proto3" json:"pending,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -87,12 +89,19 @@ func (x *CreateTokenRequest) GetTtl() *durationpb.Duration {
 	return nil
 }
 
+func (x *CreateTokenRequest) GetPending() bool {
+	if x != nil {
+		return x.Pending
+	}
+	return false
+}
+
 // CreateTokenResponse is the token.
 type CreateTokenResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Token describes it.
+	// Token describes it; unset for a pending text, which is no token: it has no secret, and no end.
 	Token *Token `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
-	// Join is the text that goes to the machine: addresses, fingerprint, site and secret.
+	// Join is the text that goes to the machine: addresses, fingerprint, site and, unless pending, secret.
 	Join          string `protobuf:"bytes,2,opt,name=join,proto3" json:"join,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -421,11 +430,12 @@ var File_infractl_v1_token_proto protoreflect.FileDescriptor
 
 const file_infractl_v1_token_proto_rawDesc = "" +
 	"\n" +
-	"\x17infractl/v1/token.proto\x12\vinfractl.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"i\n" +
+	"\x17infractl/v1/token.proto\x12\vinfractl.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x83\x01\n" +
 	"\x12CreateTokenRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12+\n" +
-	"\x03ttl\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\"S\n" +
+	"\x03ttl\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x12\x18\n" +
+	"\apending\x18\x04 \x01(\bR\apending\"S\n" +
 	"\x13CreateTokenResponse\x12(\n" +
 	"\x05token\x18\x01 \x01(\v2\x12.infractl.v1.TokenR\x05token\x12\x12\n" +
 	"\x04join\x18\x02 \x01(\tR\x04join\"\xfa\x01\n" +
