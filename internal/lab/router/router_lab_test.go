@@ -76,6 +76,12 @@ func listen(t *testing.T, vm *lab.VM, ports ...string) {
 	if _, err := vm.Must(t.Context(), argv...); err != nil {
 		t.Fatal(err)
 	}
+	for _, port := range ports {
+		eventually(t, 20*time.Second, "somebody listens on port "+port+" of "+vm.Name(), func() bool {
+			r, err := vm.Exec(t.Context(), "python3", "-c", asks, "127.0.0.1", port, "2")
+			return err == nil && r.Code == 0
+		})
+	}
 }
 
 // ask returns the address under which a VM is seen at the other end, "" where the port is closed.
