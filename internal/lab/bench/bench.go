@@ -138,6 +138,7 @@ func parts() [][]part {
 		{{"metrics", watching}},
 		{{"restore", restore}},
 		{{"stacks", stackNumbers}},
+		{{"names", dnsNumbers}},
 		{{"lockout", lockout}, {"edits", edits}},
 	}
 }
