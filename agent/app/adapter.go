@@ -12,11 +12,17 @@ import (
 )
 
 // engineAdapter is the engine as a session sees it: each package names its own Confirmer.
-type engineAdapter struct{ *engine.Engine }
+type engineAdapter struct {
+	*engine.Engine
+	// applied is told of each result.
+	applied func(*v1.ApplyResult)
+}
 
 // Apply implements session.Engine.
 func (e engineAdapter) Apply(ctx context.Context, task *v1.ApplyTask, id string, c session.Confirmer, progress func(v1.Phase, string)) (*v1.ApplyResult, error) {
-	return e.Engine.Apply(ctx, task, id, c, progress)
+	result, err := e.Engine.Apply(ctx, task, id, c, progress)
+	e.applied(result)
+	return result, err
 }
 
 // lateProber is the prober, which needs the session's identity, as the session sees it, which needs the prober.

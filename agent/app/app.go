@@ -193,7 +193,11 @@ func (a *App) Run(ctx context.Context) error {
 		if err := a.engine.Recover(ctx); err != nil {
 			a.log.Error("cannot finish what was left behind", "error", err)
 		}
-		a.repair(ctx)
+		// A commit that is not decided heals on any machine; what was kept is put back only where it was kept.
+		a.checkMachine()
+		if !a.copied() {
+			a.repair(ctx)
+		}
 		go a.upkeep(ctx)
 		go a.observe(ctx)
 		go a.metrics.Run(ctx)
@@ -248,6 +252,7 @@ func (a *App) cycle(ctx context.Context) error {
 		a.log.Warn("the identity was revoked and is set aside; waiting for a new join token", "serial", revoked.Serial)
 		return a.forget("revoked")
 	case errors.As(err, &cloned):
+		a.markCopied()
 		a.log.Warn("this machine is a clone: the identity is set aside and a new one is asked for", "reason", cloned.Why)
 		return a.forget("cloned")
 	}
@@ -275,7 +280,7 @@ func (a *App) session(ctx context.Context) error {
 		Prober: prober, Facts: a.facts.Read, Fingerprint: a.fingerprint, WitnessKey: probe.PublicKey(witness),
 		Version: version.String(), BootID: facts.BootID(a.host), Registerer: a.registry, Changed: a.changed, Backoff: a.cfg.Backoff}
 	if a.engine != nil {
-		cfg.Engine = engineAdapter{a.engine}
+		cfg.Engine = engineAdapter{a.engine, a.own}
 		cfg.Consoles = a.consoles()
 		cfg.Observed = a.observer
 		cfg.Usage = a.metrics.Usage().Measure

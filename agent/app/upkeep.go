@@ -30,6 +30,9 @@ func (a *App) upkeep(ctx context.Context) {
 		if err := a.engine.Mend(ctx); err != nil && ctx.Err() == nil {
 			a.log.Error("a commit that is over is not finished; tried again", "error", err)
 		}
+		if a.copied() {
+			continue
+		}
 		a.repair(ctx)
 		a.keepStacks(ctx)
 		if time.Now().Before(nextDrift) {
