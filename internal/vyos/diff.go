@@ -126,8 +126,10 @@ func key(l Line) string { return strings.Join(l, "\x00") }
 
 // prefixes calls f with every part of a line from its start, the whole line too.
 func prefixes(l Line, f func(string)) {
-	for n := 1; n <= len(l); n++ {
-		f(key(l[:n]))
+	whole, end := key(l), -1
+	for _, w := range l {
+		end += 1 + len(w)
+		f(whole[:end])
 	}
 }
 
