@@ -61,8 +61,13 @@ fuzz: ## Fuzz every parser, 30 s each (FUZZTIME=2m for longer)
 	  name=$${name#func }; echo "$$(dirname $$file) $$name"; \
 	  $(GO) test ./$$(dirname $$file) -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) </dev/null; done
 
+# Each suite has a lab of its own name; a lab is seven machines, so that more cores are no reason for more labs. The long suites come
+# first, or the last one would run alone.
+LABS ?= 2
+SLOW := stacks packaging identity demo
+
 e2e: build $(BIN)/nfpm ## End-to-end tests in a lab of their own (root; installs what is missing, cleans up)
-	INFRACTL_BIN=$(CURDIR)/$(BIN) $(GO) test -tags lab -count=1 -timeout 18m -v ./internal/lab/...
+	INFRACTL_BIN=$(CURDIR)/$(BIN) $(GO) test -tags lab -count=1 -timeout 18m -p $(LABS) -v $(SLOW:%=./internal/lab/%) ./internal/lab/...
 
 bench: build ## Measure: a table, and .lab/bench.json
 	@$(BIN)/infractl-lab bench --dir $(LAB)-bench --bin $(CURDIR)/$(BIN) --out $(LAB)/bench.json
