@@ -118,6 +118,19 @@ func (m *implied) names() {
 		m.add("dns-transfer", d.Secondary, d.Primary, ports, "the second DNS node fetches the zones")
 		m.add("dns-notify", d.Primary, d.Secondary, ports, "the DNS node tells the second one of new zones")
 	}
+	if vpn := m.s.vpnNetwork(); vpn != "" {
+		for _, node := range m.s.dnsNodes() {
+			m.add("dns-"+vpn+"-"+node, vpn, node, ports, "people in the tunnel ask the DNS node for names")
+		}
+	}
+	if server := m.s.Server.Nodes[0]; m.s.PublicDomain != "" {
+		if len(d.Forwarders) > 0 {
+			m.outwards("dns-public", server, d.Forwarders, ports, "the server checks public names at the outside resolvers")
+		}
+		if to := d.Updates.Server; to.IsValid() {
+			m.outwards("dns-update", server, []netip.Addr{to}, ports, "the server sets public names by RFC 2136")
+		}
+	}
 	for _, node := range slices.DeleteFunc([]string{d.Primary, d.Secondary}, func(n string) bool { return n == "" }) {
 		name := "dns-out"
 		if node == d.Secondary {

@@ -33,6 +33,7 @@ type operations struct {
 	tunnel    *vpn.Service
 	contents  *dns.Contents
 	names     *dns.Service
+	publisher *dns.Publisher
 }
 
 func newOperations(a *App) *operations {
@@ -42,6 +43,7 @@ func newOperations(a *App) *operations {
 	o.revisions = revision.New(revision.Config{Records: a.store, Nodes: a.fleet, Clock: a.cfg.Clock, Site: a.authority.Site(),
 		Sources: []revision.Source{a.vault, a.people.ssh, a.images, peers}, Zones: zones})
 	o.contents, o.names = dns.NewContents(zones, wantedSpecs{o.revisions}), dns.NewService(dns.Config{Sites: o.revisions})
+	o.publisher = dns.NewPublisher(dns.PublisherConfig{Sites: o.revisions, Secrets: a.vault, Clock: a.cfg.Clock, Log: a.cfg.Log.Named("dns")})
 	a.vault.Use(wantedSpecs{o.revisions})
 	o.rollouts = rollout.New(rollout.Config{Store: a.store, Fleet: a.fleet, Hub: a.hub,
 		Revisions: rollout.FromRevisions(o.revisions), Clock: a.cfg.Clock, Log: a.cfg.Log.Named("rollout")})
@@ -84,6 +86,7 @@ func (o *operations) register(s grpc.ServiceRegistrar) {
 func (o *operations) run(start func(string, func(context.Context) error)) {
 	start("rollouts", o.rollouts.Run)
 	start("operations", o.engine.Run)
+	start("public records", o.publisher.Run)
 }
 
 // routerReport returns what a router last reported, nil before its first report.

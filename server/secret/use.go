@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/secret"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 	"github.com/infractl/infractl/server/store"
 )
@@ -27,6 +28,9 @@ func refs(spec *v1.HostSpec, each func(by string, ref *v1.SecretRef)) {
 	}
 	if ref := spec.GetDns().GetTransferKey(); ref != nil {
 		each("dns", ref)
+	}
+	if ref := spec.GetProxy().GetApiPassword(); ref != nil {
+		each("proxy", ref)
 	}
 	for _, z := range spec.GetDns().GetZones() {
 		if ref := z.GetUpdateKey(); ref != nil {
@@ -93,6 +97,22 @@ func (v *Vault) Fetch(ctx context.Context, node string, wants []*v1.SecretRef) (
 		out = append(out, value)
 	}
 	return out, nil
+}
+
+// Own returns the current value of a secret that the server itself works with; Precondition when nobody has set it.
+func (v *Vault) Own(ctx context.Context, name string) (secret.Value, error) {
+	it, err := v.table.Get(ctx, name)
+	if errs.Is(err, errs.NotFound) {
+		return secret.Value{}, errs.New(errs.Precondition, "nobody has set secret %s", name).WithHint("infractl secret set %s", name)
+	}
+	if err != nil {
+		return secret.Value{}, errs.Wrap("read secret", err)
+	}
+	value, err := v.fetch(ctx, name, it.Value.current().ID)
+	if err != nil {
+		return secret.Value{}, err
+	}
+	return secret.New(value.GetValue()), nil
 }
 
 // allowed returns the names of the secrets that a node's wanted spec names.
