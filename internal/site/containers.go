@@ -76,6 +76,10 @@ func (s *Site) MissingSecrets(res Resources) []*v1.Finding {
 			}
 		}
 	}
+	if name := s.proxyPart.password; name != "" && res.Secrets[name] == "" {
+		out = append(out, &v1.Finding{Severity: v1.Severity_SEVERITY_ERROR,
+			Message: fmt.Sprintf("the reverse proxy needs the secret %s, and nobody has set it", name), Hint: "infractl secret set " + name})
+	}
 	for name, use := range s.dnsSecrets() {
 		if res.Secrets[name] == "" {
 			out = append(out, &v1.Finding{Severity: v1.Severity_SEVERITY_ERROR,

@@ -46,6 +46,7 @@ func (s *Site) HostSpecs(res Resources) (map[string]*v1.HostSpec, error) {
 			spec.Containers = s.containers(n, res)
 			spec.Metrics = s.metrics(n)
 			spec.Dns = s.dns(n, res, zones)
+			spec.Proxy = s.proxy(n, res)
 		}
 		spec.Router = s.router(n, res)
 		if spec.Router != nil && !n.Linux() {

@@ -112,12 +112,17 @@ func (s *Site) packageSet(role string) PackageSet {
 // packagesOf derives the packages of a node; nil where the site says nothing about packages at all, and the node needs none.
 func (s *Site) packagesOf(n *Node) *v1.PackagesSpec {
 	names := slices.Contains(s.dnsNodes(), n.Name)
-	if len(s.Packages) == 0 && !names {
+	proxy := s.runsCaddy(n)
+	if len(s.Packages) == 0 && !names && !proxy {
 		return nil
 	}
 	set := s.packageSet(n.Role)
 	if names && !slices.Contains(set.Present, bindPackage) {
 		set.Present = append(set.Present, bindPackage)
+		slices.Sort(set.Present)
+	}
+	if proxy && !slices.Contains(set.Present, caddyPackage) {
+		set.Present = append(set.Present, caddyPackage)
 		slices.Sort(set.Present)
 	}
 	return &v1.PackagesSpec{Present: set.Present, Absent: set.Absent, Hold: set.Hold}

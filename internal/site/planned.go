@@ -14,7 +14,7 @@ import (
 // notManaged are the sections that are validated but not managed yet.
 func notManaged() []string {
 	return []string{
-		"vpn", "proxy", "dolibarr", "backup", "patching", "logs",
+		"proxy", "dolibarr", "backup", "patching", "logs",
 	}
 }
 
@@ -23,7 +23,7 @@ func notManaged() []string {
 func (l *loader) planned() {
 	f := &l.file
 	for _, section := range notManaged() {
-		if l.pos.Has(section) {
+		if l.pos.Has(section) && !(section == "proxy" && l.proxyManaged()) {
 			l.info(section, "%s is not yet managed: it is checked, and nothing more", section)
 			l.site.NotManaged = append(l.site.NotManaged, section)
 		}
@@ -162,6 +162,7 @@ func (l *loader) proxy(f *sitefile.Proxy) {
 	if f.DNS != nil {
 		l.proxyDNS(f.DNS)
 	}
+	l.proxyDerived(f)
 	for _, p := range f.Hosts {
 		path := yamltree.Join("proxy/hosts", p.Key)
 		var name sitefile.DomainName

@@ -66,6 +66,7 @@ type Site struct {
 	proxyDomain    string
 	publicAddress  netip.Addr
 	proxyTargets   []proxyTarget
+	proxyPart      proxyPart
 	instanceNodes  []string
 }
 

@@ -55,6 +55,11 @@ type Proxy struct {
 	Node string `yaml:"node" site:"required"`
 	// Domain of the instances: INSTANCE.DOMAIN.
 	Domain DomainName `yaml:"domain"`
+	// Account of Nginx Proxy Manager's API, an e-mail address; infractl needs one of its own. Without it and its password the section
+	// is checked, and nothing more.
+	APIUser Email `yaml:"api_user"`
+	// Secret with the account's password.
+	APIPassword *SecretRef `yaml:"api_password"`
 	// Certificates.
 	TLS *ProxyTLS `yaml:"tls"`
 	// Public DNS records.
