@@ -44,6 +44,9 @@ func DefaultSite(name, dir string) Config {
 			{Dst: netip.MustParsePrefix("10.0.20.0/24"), Via: toSite},
 		},
 		Sysctls: map[string]string{"net.ipv4.ip_forward": "0"},
+		// It serves the time, from this machine's clock.
+		Files:       []File{{Guest: "/etc/chrony/conf.d/lab.conf", Mode: 0o644, Content: []byte("local stratum 8\nallow\n")}},
+		EnableUnits: []string{"chrony.service"},
 	}
 	return Config{
 		Name: name,

@@ -22,6 +22,7 @@ const services = "srv-dhcp-dns"
 // siteFile is a site of three machines: router, relay, and the one that customers reach.
 const siteFile = `site: projetpro
 domain: projetpro.lab
+ntp: [203.0.113.3]
 networks:
   wan: {cidr: 192.168.8.0/24, gateway: 192.168.8.1}
   lan: {cidr: 10.0.10.0/24, gateway: 10.0.10.1}

@@ -3,6 +3,7 @@
 package router
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -48,6 +49,7 @@ func TestRouter(t *testing.T) {
 		{"a reboot keeps all of it", rebooted},
 		{"a peer that was removed is out at once", peerRemoved},
 		{"a port that is published no more is closed", unpublished},
+		{"all clocks follow the router, and the router the outside", clocks},
 	} {
 		if !t.Run(part.name, part.run) {
 			t.Fatal("the rest stands on this")
@@ -238,6 +240,29 @@ func unpublished(t *testing.T) {
 	}
 	if out, err := site.Lab.VM(demo.Router).Must(t.Context(), "iptables-save", "-t", "nat"); err != nil || strings.Contains(out, "DNAT") {
 		t.Errorf("translations: %v\n%s", err, out)
+	}
+}
+
+func clocks(t *testing.T) {
+	for node, source := range map[string]string{demo.Router: "203.0.113.3", demo.Relay: "10.0.10.1", services: "10.0.10.1"} {
+		eventually(t, 2*time.Minute, node+" reports that its clock follows "+source, func() bool {
+			out, err := site.Must(t.Context(), "node", "show", node, "-o", "json")
+			if err != nil {
+				t.Fatal(err)
+			}
+			var shown struct {
+				Node struct {
+					Clock struct {
+						Synchronised bool   `json:"synchronised"`
+						Source       string `json:"source"`
+					} `json:"clock"`
+				} `json:"node"`
+			}
+			if err := json.Unmarshal([]byte(out), &shown); err != nil {
+				t.Fatal(err)
+			}
+			return shown.Node.Clock.Synchronised && shown.Node.Clock.Source == source
+		})
 	}
 }
 
