@@ -174,6 +174,7 @@ func (a *App) warnings(ctx context.Context) []string {
 		list = append(list, a.providers.System.Warnings(a.engine.Spec().GetSystem())...)
 	}
 	list = append(list, a.routerWarnings(ctx)...)
+	list = append(list, a.proxyWarnings()...)
 	list = append(list, a.metrics.Warnings()...)
 	return list
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/infractl/infractl/agent/provider/dns"
 	"github.com/infractl/infractl/agent/provider/firewall"
 	"github.com/infractl/infractl/agent/provider/packages"
+	"github.com/infractl/infractl/agent/provider/proxy"
 	"github.com/infractl/infractl/agent/provider/router"
 	"github.com/infractl/infractl/agent/provider/sshd"
 	"github.com/infractl/infractl/agent/provider/system"
@@ -32,6 +33,8 @@ type Providers struct {
 	SSH *sshd.Provider
 	// Stacks are the container stacks; nil where nothing is managed.
 	Stacks *Stacks
+	// Proxy goes on with the queue of certificates; nil where nothing is managed.
+	Proxy *proxy.Provider
 	// Router tells how the router is; nil where the host is none that we know.
 	Router Router
 }
@@ -54,7 +57,9 @@ func NewProviders(h *host.Host, log hclog.Logger) *Providers {
 	sys := system.New(system.Config{Host: h, Log: log.Named("system")})
 	stacks := newStacks(h, log)
 	nat := router.New(router.Config{Host: h, Log: log.Named("router")})
+	front := proxy.New(proxy.Config{Host: h, Fetcher: stacks.fetcher, Log: log.Named("proxy")})
 	return &Providers{
+		Proxy:  front,
 		Stacks: stacks,
 		Router: nat,
 		Bound: []provider.Bound{
@@ -78,6 +83,8 @@ func NewProviders(h *host.Host, log hclog.Logger) *Providers {
 				containers.Stages()...),
 			provider.Bind(dns.New(dns.Config{Host: h, Fetcher: stacks.fetcher, Log: log.Named("dns")}),
 				func(s *v1.HostSpec) (*v1.DnsSpec, bool) { return s.GetDns(), s.GetDns() != nil }, dns.Stages()...),
+			provider.Bind(front,
+				func(s *v1.HostSpec) (*v1.ProxySpec, bool) { return s.GetProxy(), s.GetProxy() != nil }, proxy.Stages()...),
 		},
 		Firewall: fw,
 		System:   sys,
