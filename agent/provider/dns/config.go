@@ -150,6 +150,9 @@ func writeZones(b *strings.Builder, spec *v1.DnsSpec, view string, file func(*v1
 		fmt.Fprintf(b, "\ttype primary;\n\tfile \"%s\";\n", file(z))
 		if z.GetDynamic() {
 			fmt.Fprintf(b, "\tupdate-policy { grant %s zonesub TXT; };\n", updateKey)
+			if view != "" {
+				b.WriteString("\tallow-query { any; };\n") // the outside sees this very zone, under its rules
+			}
 		} else if to := spec.GetTransferTo(); len(to) > 0 && view != outside {
 			// Both are needed: the address, and the key where there is one.
 			if key != "" {
