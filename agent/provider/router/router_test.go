@@ -107,7 +107,7 @@ func suite(legacy, kernel bool) (s providertest.Suite[*v1.RouterSpec], worlds ma
 func TestConforms(t *testing.T) {
 	t.Parallel()
 	s, worlds := suite(false, false)
-	s.MaxFaults = 6
+	s.MaxFaults = 3
 	for _, step := range []struct {
 		name string
 		wish wish
