@@ -160,3 +160,23 @@ func TestCaddyKeepsItsConfigurationWhenANewOneIsBad(t *testing.T) {
 		t.Error("the old configuration is not in force any more")
 	}
 }
+
+func TestRollbackToAnUnknownStateRemovesNothing(t *testing.T) {
+	m := newMachine(t, DriverNPM, &providertest.Faults{})
+	p, ctx := m.provider(), context.Background()
+	must(t, m.apply(p, m.spec(site("a.example.test", 80))))
+	m.npm.Lock()
+	m.npm.Down = true
+	m.npm.Unlock()
+	pl, err := p.Plan(ctx, want(m.spec(site("a.example.test", 81))))
+	must(t, err)
+	snapshot, err := p.Snapshot(ctx, pl)
+	must(t, err)
+	m.npm.Lock()
+	m.npm.Down = false
+	m.npm.Unlock()
+	must(t, p.Rollback(ctx, snapshot))
+	if got := m.npm.Dump(true); !strings.Contains(got, "a.example.test") {
+		t.Error("hosts that nobody had looked at were deleted")
+	}
+}

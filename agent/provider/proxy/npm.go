@@ -164,7 +164,10 @@ func (d *npmDriver) ready(ctx context.Context) error {
 		}
 		return nil
 	})
-	return errs.Join(err, last)
+	if err != nil {
+		return err
+	}
+	return last
 }
 
 func (d *npmDriver) apply(ctx context.Context, spec *v1.ProxySpec, want []Host, _ view) (map[string]error, error) {
@@ -295,11 +298,17 @@ type saved struct {
 	Allow []string `json:"allow,omitempty"`
 }
 
+// picture is what restore needs. Known is false when the API did not answer: then nothing may be concluded from a host's absence.
+type picture struct {
+	Known bool    `json:"known"`
+	Hosts []saved `json:"hosts"`
+}
+
 func (d *npmDriver) save(ctx context.Context) (json.RawMessage, error) {
-	list := []saved{}
+	var list []saved
 	s, err := d.read(ctx)
-	if errs.Is(err, errs.Unavailable) && ctx.Err() == nil { // it is not there yet: no host is ours
-		return json.Marshal(list)
+	if errs.Is(err, errs.Unavailable) && ctx.Err() == nil { // it may not be there yet
+		return json.Marshal(picture{})
 	}
 	if err != nil {
 		return nil, err
@@ -309,17 +318,18 @@ func (d *npmDriver) save(ctx context.Context) (json.RawMessage, error) {
 			list = append(list, saved{h, s.host(h).Allow})
 		}
 	}
-	return json.Marshal(list)
+	return json.Marshal(picture{Known: true, Hosts: list})
 }
 
 func (d *npmDriver) restore(ctx context.Context, data json.RawMessage) error {
-	var list []saved
-	if err := decode(data, &list); err != nil {
+	var before picture
+	if err := decode(data, &before); err != nil {
 		return errs.New(errs.Invalid, "this is no snapshot of Nginx Proxy Manager").WithHint("nothing was changed")
 	}
-	if !d.p.host.Exists(passwordFile) {
-		return nil // Apply writes it first of all
+	if !before.Known || !d.p.host.Exists(passwordFile) {
+		return nil // Apply writes the password first of all
 	}
+	list := before.Hosts
 	s, err := d.read(ctx)
 	if err != nil {
 		return err
