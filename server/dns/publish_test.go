@@ -41,7 +41,10 @@ func newRegistrar(t *testing.T, key string) *registrar {
 		s.Handler, s.TsigSecret = r, map[string]string{"infractl.": key}
 		// By itself the library refuses updates.
 		s.MsgAcceptFunc = func(mdns.Header) mdns.MsgAcceptAction { return mdns.MsgAccept }
+		started := make(chan struct{})
+		s.NotifyStartedFunc = func() { close(started) }
 		go func() { _ = s.ActivateAndServe() }()
+		<-started
 		t.Cleanup(func() { _ = s.Shutdown() })
 	}
 	return r
@@ -93,19 +96,25 @@ func TestPublicRecordsAreSetBySignedUpdates(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	r.mu.Lock()
 	r.served["a.erp.corp.example.A"] = []mdns.RR{rr}
+	r.mu.Unlock()
 	p := publisher("infractl:" + key)
 	if n, err := p.Publish(t.Context()); n != 2 || err != nil {
 		t.Fatalf("%d names, %v", n, err)
 	}
+	r.mu.Lock()
 	for _, name := range []string{"a.erp.corp.example.A", "b.erp.corp.example.A"} {
 		if got := r.served[name]; len(got) != 1 || zone.Data(got[0]) != "203.0.113.80" {
 			t.Errorf("%s is %v", name, got)
 		}
 	}
+	r.mu.Unlock()
 	if n, err := p.Publish(t.Context()); n != 0 || err != nil {
 		t.Errorf("the second time %d names, %v", n, err)
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if len(r.served) != 2 {
 		t.Errorf("a customer's own domain was set: %v", r.served)
 	}
