@@ -180,3 +180,15 @@ func TestRollbackToAnUnknownStateRemovesNothing(t *testing.T) {
 		t.Error("hosts that nobody had looked at were deleted")
 	}
 }
+
+func TestAHostThatNginxRefusesTakesNoOtherWithIt(t *testing.T) {
+	m := newMachine(t, DriverNPM, &providertest.Faults{})
+	m.npm.Refused["a.example.test"] = "nginx: [emerg] no"
+	err := m.apply(m.provider(), m.spec(site("a.example.test", 80), site("b.example.test", 80)))
+	if !errs.Is(err, errs.RolledBack) || !strings.Contains(err.Error(), "[emerg]") { // else the engine would take b back too
+		t.Errorf("got %v", err)
+	}
+	if got := m.npm.Dump(true); !strings.Contains(got, "b.example.test") || strings.Contains(got, "a.example.test") {
+		t.Errorf("hosts: %s", got)
+	}
+}

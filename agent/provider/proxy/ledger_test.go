@@ -183,7 +183,7 @@ func TestARefusedCertificateTakesNoOtherHostWithIt(t *testing.T) {
 	p := m.provider()
 	m.npm.Unproven["a.example.test"] = "no valid A records found"
 	spec := m.spec(site("a.example.test", 80), site("b.example.test", 80))
-	if err := m.apply(p, spec); err == nil || !strings.Contains(err.Error(), "no valid A records") {
+	if err := m.apply(p, spec); !errs.Is(err, errs.RolledBack) || !strings.Contains(err.Error(), "no valid A records") {
 		t.Errorf("got %v", err)
 	}
 	if got := m.npm.Dump(true); !strings.Contains(got, "b.example.test") || strings.Contains(got, "a.example.test") {

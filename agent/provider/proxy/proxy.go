@@ -242,10 +242,19 @@ func (p *Provider) Apply(ctx context.Context, pl plan) error {
 	if err == nil { // the queue goes on with what was refused
 		all = append(all, p.writeRecord(spec, w.want))
 	}
+	if len(failed) == 0 || err != nil && !errs.Is(err, errs.RolledBack) {
+		return errs.Join(all...)
+	}
 	for _, key := range sortedKeys(failed) {
 		all = append(all, failed[key])
 	}
-	return errs.Join(all...)
+	return partly(len(failed), errs.Join(all...))
+}
+
+// partly says that some hosts failed, are as they were, and that those that went well stay.
+func partly(n int, err error) error {
+	return errs.New(errs.RolledBack, "%d hosts of the proxy could not be made; the others are as wanted: %w", n, err).
+		WithHint("names whose certificate was refused are tried again by themselves: does DNS lead to the proxy, and is port 80 open?")
 }
 
 // refused notes certificates that the authority refused: their hosts wait.
