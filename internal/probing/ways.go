@@ -152,10 +152,11 @@ const (
 // datagram returns what to send to a port and what counts as its answer.
 func datagram(port int) (message []byte, answers func([]byte) bool) {
 	switch port {
-	case 53: // a question for the root's name servers; any answer with the same id will do, a refusal too
+	case 53: // a question for the root's name servers, not to be passed on: a name server without a way out would wait. Any answer with the
+		// same id will do, a refusal too
 		id := make([]byte, 2)
 		_, _ = rand.Read(id) // never fails
-		message = append(id, 0x01, 0x00, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1)
+		message = append(id, 0x00, 0x00, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1)
 		return message, func(got []byte) bool { return len(got) >= 12 && bytes.Equal(got[:2], id) && got[2]&0x80 != 0 }
 	case 123: // NTP version 4, client
 		message = make([]byte, 48)
