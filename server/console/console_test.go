@@ -122,12 +122,19 @@ type attached = grpc.BidiStreamingClient[v1.AttachRequest, v1.AttachResponse]
 
 func (r *rig) attach(node, id string) attached {
 	r.Helper()
-	s, err := v1.NewSessionServiceClient(r.conn).Attach(r.as("node/" + node))
+	s, err := r.tryAttach(node, id)
 	if err != nil {
 		r.Fatal(err)
 	}
-	_ = s.Send(&v1.AttachRequest{Message: &v1.AttachRequest_AttachId{AttachId: id}})
 	return s
+}
+
+func (r *rig) tryAttach(node, id string) (attached, error) {
+	s, err := v1.NewSessionServiceClient(r.conn).Attach(r.as("node/" + node))
+	if err == nil {
+		_ = s.Send(&v1.AttachRequest{Message: &v1.AttachRequest_AttachId{AttachId: id}})
+	}
+	return s, err
 }
 
 func say(s attached, out *v1.ConsoleOutput) error {
@@ -139,7 +146,11 @@ func (r *rig) act(script func(s attached, task *v1.AttachTask)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.agent = func(ctx context.Context, node string, task *v1.AttachTask) (*v1.TaskResult, error) {
-		script(r.attach(node, task.GetAttachId()), task)
+		s, err := r.tryAttach(node, task.GetAttachId())
+		if err != nil {
+			return nil, err // the operator was gone before the agent came
+		}
+		script(s, task)
 		return &v1.TaskResult{Outcome: &v1.TaskResult_Attach{}}, nil
 	}
 }
