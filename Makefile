@@ -15,7 +15,7 @@ LDFLAGS := -s -w
 # Without its request pages, gRPC needs no templates, and the linker drops methods that nobody calls: 5 MB of the agent.
 TAGS := grpcnotrace
 
-.PHONY: help build packages demo demo-stacks demo-down demo-clean test unit e2e bench check fmt lint vet generate docs tools proto-lint fuzz clean
+.PHONY: help build packages demo demo-stacks demo-down demo-clean test unit e2e e2e-all bench check fmt lint vet generate docs tools proto-lint fuzz clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -66,8 +66,14 @@ fuzz: ## Fuzz every parser, 30 s each (FUZZTIME=2m for longer)
 LABS ?= 2
 SLOW := stacks packaging identity demo
 
-e2e: build $(BIN)/nfpm ## End-to-end tests in a lab of their own (root; installs what is missing, cleans up)
-	INFRACTL_BIN=$(CURDIR)/$(BIN) $(GO) test -tags lab -count=1 -timeout 18m -p $(LABS) -v $(SLOW:%=./internal/lab/%) ./internal/lab/...
+# The suites of "make test": the main job, and who may do what. The others take longer than all else together.
+E2E ?= . demo identity
+
+e2e: build ## End-to-end tests in a lab of their own (root; installs what is missing, cleans up)
+	INFRACTL_BIN=$(CURDIR)/$(BIN) $(GO) test -tags lab -count=1 -timeout 18m -p $(LABS) -v $(E2E:%=./internal/lab/%)
+
+e2e-all: build $(BIN)/nfpm ## Every end-to-end test: stacks, metrics, packages, operators, restore, router, names too (half an hour)
+	INFRACTL_BIN=$(CURDIR)/$(BIN) $(GO) test -tags lab -count=1 -timeout 40m -p $(LABS) -v $(SLOW:%=./internal/lab/%) ./internal/lab/...
 
 bench: build ## Measure: a table, and .lab/bench.json
 	@$(BIN)/infractl-lab bench --dir $(LAB)-bench --bin $(CURDIR)/$(BIN) --out $(LAB)/bench.json
