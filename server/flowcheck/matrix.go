@@ -120,6 +120,9 @@ func looked(from, to *End) bool {
 	return from.Agent != to.Agent
 }
 
+// namePort is the port of name servers.
+const namePort = 53
+
 // judge compares what was seen with the matrix.
 func (k *check) judge() {
 	for _, s := range k.seen {
@@ -128,8 +131,9 @@ func (k *check) judge() {
 		case v1.ProbeOutcome_PROBE_OUTCOME_OPEN, v1.ProbeOutcome_PROBE_OUTCOME_REFUSED, v1.ProbeOutcome_PROBE_OUTCOME_REJECTED:
 			open = true
 		case v1.ProbeOutcome_PROBE_OUTCOME_DROPPED:
-			if s.way.proto == "udp" && !k.udp[s.way.to.Agent][s.way.port] {
-				// Whoever owns the port need not answer a stranger: silence proves nothing.
+			// Whoever owns a port of UDP need not answer a stranger: silence proves nothing. A name server answers everybody whom
+			// it hears, if only with a refusal.
+			if s.way.proto == "udp" && s.way.port != namePort && !k.udp[s.way.to.Agent][s.way.port] {
 				k.unseen(s.way.observation(s.outcome, "no answer, and the port has an owner that need not give one"))
 				continue
 			}
