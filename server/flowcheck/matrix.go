@@ -132,8 +132,8 @@ func (k *check) judge() {
 			open = true
 		case v1.ProbeOutcome_PROBE_OUTCOME_DROPPED:
 			// Whoever owns a port of UDP need not answer a stranger: silence proves nothing. A name server answers everybody whom
-			// it hears, if only with a refusal.
-			if s.way.proto == "udp" && s.way.port != namePort && !k.udp[s.way.to.Agent][s.way.port] {
+			// it hears, if only with a refusal: where none is wanted its silence is the firewall's.
+			if s.way.proto == "udp" && (s.way.port != namePort || s.way.wanted) && !k.udp[s.way.to.Agent][s.way.port] {
 				k.unseen(s.way.observation(s.outcome, "no answer, and the port has an owner that need not give one"))
 				continue
 			}
