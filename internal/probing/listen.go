@@ -64,7 +64,7 @@ func (p *Prober) Listen(parent context.Context, task *v1.ListenTask, listening f
 	return result, parent.Err()
 }
 
-// ownAddresses are the host's addresses.
+// ownAddresses are the host's addresses, each once.
 func ownAddresses() []net.IP {
 	list, err := net.InterfaceAddrs()
 	if err != nil {
@@ -72,7 +72,9 @@ func ownAddresses() []net.IP {
 	}
 	var out []net.IP
 	for _, a := range list {
-		if ipnet, ok := a.(*net.IPNet); ok && !ipnet.IP.IsLinkLocalUnicast() {
+		ipnet, ok := a.(*net.IPNet)
+		// Two interfaces may have one address; it can be opened once only.
+		if ok && !ipnet.IP.IsLinkLocalUnicast() && !slices.ContainsFunc(out, ipnet.IP.Equal) {
 			out = append(out, ipnet.IP)
 		}
 	}
