@@ -55,7 +55,7 @@ func fake(t *testing.T, answers map[string]string) *Engine {
 			fmt.Fprint(w, answer)
 		}
 	})}
-	go server.Serve(listener) //nolint:errcheck // it ends with the test
+	go server.Serve(listener) // it ends with the test
 	t.Cleanup(func() { _ = server.Close() })
 	e, err := New(Config{Socket: socket, Timeout: 500 * time.Millisecond})
 	if err != nil {

@@ -2,7 +2,6 @@ package cmd
 
 import (
 	"fmt"
-	"io"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -40,7 +39,7 @@ each with the reason. Passwords and private keys are not repeated. SNMP is dropp
 			if err != nil {
 				return err
 			}
-			var in io.Reader = a.proc.In
+			in := a.proc.In
 			if args[0] != "-" {
 				f, err := os.Open(args[0])
 				if err != nil {

@@ -69,7 +69,7 @@ func (a *app) runPeerAdd(ctx context.Context, o peerOptions) error {
 		if err != nil {
 			return err
 		}
-		return a.givePeer(w, o, file, private, res.GetPeer(), res.GetTunnel(), res.GetRolloutId())
+		return a.givePeer(o, file, private, res.GetPeer(), res.GetTunnel(), res.GetRolloutId())
 	})
 }
 
@@ -103,7 +103,7 @@ func (a *app) runPeerRotate(ctx context.Context, o peerOptions) error {
 		if err != nil {
 			return err
 		}
-		return a.givePeer(w, o, file, private, res.GetPeer(), res.GetTunnel(), res.GetRolloutId())
+		return a.givePeer(o, file, private, res.GetPeer(), res.GetTunnel(), res.GetRolloutId())
 	})
 }
 
@@ -142,7 +142,7 @@ func (p *pending) write(text string) error {
 }
 
 // givePeer hands the configuration out: the only time that the private key is seen.
-func (a *app) givePeer(w *output.Writer, o peerOptions, file *pending, private secret.Value, peer *v1.Peer, t *v1.Tunnel, rollout string) error {
+func (a *app) givePeer(o peerOptions, file *pending, private secret.Value, peer *v1.Peer, t *v1.Tunnel, rollout string) error {
 	text := peerConfig(private, peer, t)
 	if file.file != nil {
 		if err := file.write(text); err != nil {

@@ -37,7 +37,7 @@ func TestPageHasEveryCommandAndFlag(t *testing.T) {
 }
 
 func TestSameCommandsGiveSamePage(t *testing.T) {
-	if page(t) != page(t) {
+	if first, second := page(t), page(t); first != second {
 		t.Error("two pages differ")
 	}
 }

@@ -23,7 +23,7 @@ func notManaged() []string {
 func (l *loader) planned() {
 	f := &l.file
 	for _, section := range notManaged() {
-		if l.pos.Has(section) && !(section == "proxy" && l.proxyManaged()) {
+		if l.pos.Has(section) && (section != "proxy" || !l.proxyManaged()) {
 			l.info(section, "%s is not yet managed: it is checked, and nothing more", section)
 			l.site.NotManaged = append(l.site.NotManaged, section)
 		}

@@ -113,7 +113,7 @@ func TestAJumpOfTheClockByADayHeals(t *testing.T) {
 			}
 			for _, x := range []*machine{m, other} { // their own clocks are right
 				stream := connectAt(t, f, x, right)
-				defer stream.CloseSend() //nolint:errcheck // the test ends it
+				defer stream.CloseSend() // the test ends it
 			}
 			f.app.health.Look(t.Context())
 			if text := anna.findings(t); !strings.Contains(text, "2 hosts agree that the server's clock is 24h0m0s") {

@@ -116,7 +116,7 @@ func broken(ctx context.Context, err error, what string) error {
 	if ctx.Err() != nil {
 		return errs.Wrap("read backup", ctx.Err())
 	}
-	if err == nil || err == io.EOF {
+	if err == nil || errors.Is(err, io.EOF) {
 		return damaged(errors.New(what))
 	}
 	var ours *errs.Error

@@ -64,7 +64,7 @@ func (t Target) restore(ctx context.Context, from io.Reader, key age.Identity) (
 	if err != nil {
 		return nil, err
 	}
-	defer stage.remove()
+	defer func() { _ = stage.remove() }() // the error that ended the restore counts
 	m, err := read(ctx, from, key, faulty{stage, t.step})
 	if err != nil {
 		return nil, err

@@ -77,7 +77,7 @@ func newRig(t *testing.T, limits console.Limits) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	go server.Serve(l) //nolint:errcheck // ends with Stop
+	go server.Serve(l) // ends with Stop
 	t.Cleanup(server.Stop)
 	if r.conn, err = grpc.NewClient("passthrough:///"+l.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials())); err != nil {
 		t.Fatal(err)

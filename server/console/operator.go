@@ -34,7 +34,7 @@ func (s *Consoles) StreamLogs(req *v1.StreamLogsRequest, stream grpc.ServerStrea
 		return err
 	}
 	ctx := stream.Context()
-	node, err := s.place(ctx, req.GetNode(), source.GetStack(), source.GetService())
+	node, err := s.place(ctx, req.GetNode(), source.GetStack())
 	if err != nil {
 		return err
 	}
@@ -65,7 +65,7 @@ func (s *Consoles) Exec(stream grpc.BidiStreamingServer[v1.ExecRequest, v1.ExecR
 	if err := console.CheckExec(command); err != nil {
 		return err
 	}
-	node, err := s.place(ctx, start.GetNode(), command.GetStack(), command.GetService())
+	node, err := s.place(ctx, start.GetNode(), command.GetStack())
 	if err != nil {
 		return err
 	}
@@ -94,7 +94,7 @@ func quote(c *v1.ExecCommand) string {
 }
 
 // place returns the node to ask: the one that is named, or the one that the stack is on.
-func (s *Consoles) place(ctx context.Context, node, stack, service string) (string, error) {
+func (s *Consoles) place(ctx context.Context, node, stack string) (string, error) {
 	specs, err := s.cfg.Wanted.HostSpecs(ctx)
 	if err != nil {
 		return "", err

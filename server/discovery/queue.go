@@ -37,7 +37,7 @@ func newQueue() *queue {
 }
 
 func (q *queue) put(c *conn) {
-	_ = c.Conn.SetDeadline(time.Time{}) // that of the handshake
+	_ = c.SetDeadline(time.Time{}) // that of the handshake
 	select {
 	case q.slots <- struct{}{}:
 	default:

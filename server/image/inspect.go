@@ -95,7 +95,9 @@ func whole(content []byte, layers []string, links, sums map[string]string) error
 	for i, layer := range layers {
 		at := resolve(links, layer)
 		// A layer is named by its own digest (OCI layout), or is the uncompressed one whose digest the configuration has.
-		if got := sums[at]; got == "" || got != c.RootFS.DiffIDs[i] && !(strings.HasPrefix(at, "blobs/sha256/") && got == "sha256:"+path.Base(at)) {
+		got := sums[at]
+		named := strings.HasPrefix(at, "blobs/sha256/") && got == "sha256:"+path.Base(at)
+		if got == "" || got != c.RootFS.DiffIDs[i] && !named {
 			return damaged("layer " + layer + " is missing or not whole")
 		}
 	}

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -39,7 +38,6 @@ type rig struct {
 	vault   *secret.Vault
 	service *secret.Service
 
-	mu        sync.Mutex
 	specs     map[string]secret.Spec
 	nodes     []fleet.Node
 	changed   int

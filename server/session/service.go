@@ -252,7 +252,7 @@ func (s *Service) handle(ctx context.Context, c *conn, caller access.Caller, m *
 				Acknowledge: &v1.TaskAcknowledge{TaskId: m.Result.GetTaskId()}}})
 		}
 	case *v1.ConnectRequest_Event:
-		err = s.event(ctx, caller, m.Event)
+		s.event(ctx, caller, m.Event)
 	default: // a second hello, or a message of a newer protocol
 		err = errs.New(errs.Invalid, "unexpected message in a session")
 	}

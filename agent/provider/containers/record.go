@@ -82,7 +82,6 @@ func composeName(s *v1.StackSpec) string {
 	return "compose.yml"
 }
 
-func (p *Provider) stackDir(name string) string   { return path.Join(p.dir, name) }
 func (p *Provider) projectDir(name string) string { return path.Join(p.dir, name, "project") }
 func (p *Provider) secretDir(name string) string  { return path.Join(p.dir, name, "secrets") }
 func (p *Provider) recordPath(name string) string { return path.Join(p.dir, name, recordFile) }

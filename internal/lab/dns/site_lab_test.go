@@ -35,7 +35,7 @@ func run(m *testing.M) int {
 	site, err = demo.Boot(ctx, demo.Options{Root: "../../..", Bin: bin, Dir: dir, Name: "names", Out: os.Stderr,
 		Overlay: "rollout: {window: 10s}\n"})
 	if site != nil {
-		defer site.Down(context.Background()) //nolint:errcheck // the next lab of this name removes what stayed
+		defer site.Down(context.Background()) // the next lab of this name removes what stayed
 	}
 	if err == nil {
 		err = prepare(ctx)

@@ -49,7 +49,7 @@ func run(m *testing.M) int {
 	defer cancel()
 	site, err = demo.Boot(ctx, demo.Options{Root: "../../..", Bin: bin, Dir: dir, Name: "ident", Out: os.Stderr, Bare: true, Customize: machines})
 	if site != nil {
-		defer site.Down(context.Background()) //nolint:errcheck // the next lab of this name removes what stayed
+		defer site.Down(context.Background()) // the next lab of this name removes what stayed
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "the machines did not come up:", err)

@@ -69,7 +69,7 @@ func run(m *testing.M) int {
 	defer cancel()
 	site, err = demo.Boot(ctx, demo.Options{Root: "../../..", Bin: bin, Dir: dir, Name: "people", Out: os.Stderr, Customize: machines})
 	if site != nil {
-		defer site.Down(context.Background()) //nolint:errcheck // the next lab of this name removes what stayed
+		defer site.Down(context.Background()) // the next lab of this name removes what stayed
 	}
 	if err == nil {
 		err = writeSite()

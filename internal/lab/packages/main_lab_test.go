@@ -44,7 +44,7 @@ func run(m *testing.M) int {
 		}},
 	})
 	if l != nil {
-		defer l.Down(context.Background()) //nolint:errcheck // the next lab of this name removes what stayed
+		defer l.Down(context.Background()) // the next lab of this name removes what stayed
 	}
 	if err == nil {
 		err = l.StartVM(ctx)

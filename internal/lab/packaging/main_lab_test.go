@@ -70,7 +70,7 @@ func run(m *testing.M) int {
 	}
 	machines, err = lab.Create(ctx, cfg)
 	if machines != nil {
-		defer machines.Down(context.Background()) //nolint:errcheck // the next lab of this name removes what stayed
+		defer machines.Down(context.Background()) // the next lab of this name removes what stayed
 	}
 	if err == nil {
 		err = machines.StartVM(ctx)

@@ -38,7 +38,7 @@ func run(m *testing.M) int {
 	defer cancel()
 	site, err = demo.BootSmall(ctx, demo.Options{Root: "../../..", Bin: bin, Dir: dir, Name: "restore", Out: os.Stderr})
 	if site != nil {
-		defer site.Down(context.Background()) //nolint:errcheck // the next lab of this name removes what stayed
+		defer site.Down(context.Background()) // the next lab of this name removes what stayed
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "the site did not come up:", err)

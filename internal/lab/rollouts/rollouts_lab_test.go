@@ -46,7 +46,7 @@ func run(m *testing.M) int {
 			}
 		}})
 	if site != nil {
-		defer site.Down(context.Background()) //nolint:errcheck // the next lab of this name removes what stayed
+		defer site.Down(context.Background()) // the next lab of this name removes what stayed
 	}
 	if err == nil {
 		err = site.Apply(ctx)
