@@ -78,7 +78,8 @@ e2e-all: build $(BIN)/nfpm ## Every end-to-end test: stacks, metrics, packages, 
 bench: build ## Measure: a table, and .lab/bench.json
 	@$(BIN)/infractl-lab bench --dir $(LAB)-bench --bin $(CURDIR)/$(BIN) --out $(LAB)/bench.json
 
-check: fmt-check vet lint ## Format, vet, lint, unit tests with fewer faults, generated files current
+# The linter's govet is go vet, the lab's tests included.
+check: fmt-check lint ## Format, vet, lint, unit tests with fewer faults, generated files current
 	$(GO) test -short ./...
 
 fmt: ## Format all Go files

@@ -46,7 +46,7 @@ func (l *loader) proxyDerived(f *sitefile.Proxy) {
 	switch account := l.pos.Has("proxy/api_user") || l.pos.Has("proxy/api_password"); {
 	case account && f.Driver == driverCaddy:
 		l.fail("proxy", "leave them out", "proxy.api_user and proxy.api_password belong to the driver npm")
-	case account && !(l.pos.Has("proxy/api_user") && l.pos.Has("proxy/api_password")):
+	case account && (!l.pos.Has("proxy/api_user") || !l.pos.Has("proxy/api_password")):
 		l.fail("proxy", "add the other one", "proxy.api_user and proxy.api_password belong together")
 	}
 	part := proxyPart{managed: l.proxyManaged(), driver: f.Driver, user: string(f.APIUser), scheme: map[string]string{}, allow: map[string][]string{}}
