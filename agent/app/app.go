@@ -125,9 +125,10 @@ func New(cfg Config) (*App, error) {
 		if a.engine, err = a.newEngine(); err != nil {
 			return nil, err
 		}
-		if a.metrics, err = a.newMetrics(); err != nil {
-			return nil, err
+		if s := a.providers.Stacks; s != nil {
+			reader.DockerVersion = s.Engine.Version
 		}
+		a.metrics = a.newMetrics()
 		a.observer = newObserver(a.host, a.providers.Router, a.engine.Spec, a.registry)
 	}
 	a.facts = facts.New(reader)

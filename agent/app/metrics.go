@@ -3,21 +3,19 @@ package app
 import (
 	"sync"
 
-	"github.com/infractl/infractl/agent/docker"
 	"github.com/infractl/infractl/agent/metrics"
-	"github.com/infractl/infractl/internal/errs"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
 // newMetrics makes the metrics page, which follows the spec that the engine has stored.
-func (a *App) newMetrics() (*metrics.Service, error) {
-	engine, err := docker.New(docker.Config{Socket: a.host.Path(docker.DefaultSocket), Log: a.log.Named("metrics")})
-	if err != nil {
-		return nil, errs.Wrap("set the metrics page up", err)
-	}
+func (a *App) newMetrics() *metrics.Service {
 	spec := &storedSpec{digest: func() string { return a.engine.State().GetSpecDigest() }, read: a.engine.Spec}
-	return metrics.New(metrics.Config{Host: a.host, StateDir: a.cfg.StateDir, Spec: spec.metrics, Issuer: a.issuer,
-		Registry: a.registry, Containers: engine, Clock: a.clock, Log: a.log.Named("metrics")}), nil
+	cfg := metrics.Config{Host: a.host, StateDir: a.cfg.StateDir, Spec: spec.metrics, Issuer: a.issuer, Registry: a.registry,
+		Clock: a.clock, Log: a.log.Named("metrics")}
+	if s := a.providers.Stacks; s != nil {
+		cfg.Containers = s.Engine
+	}
+	return metrics.New(cfg)
 }
 
 // issuer is the session, while the server knows of it.

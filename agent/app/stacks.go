@@ -23,7 +23,7 @@ type Stacks struct {
 }
 
 func newStacks(h *host.Host, log hclog.Logger) *Stacks {
-	engine, err := docker.New(docker.Config{Socket: docker.DefaultSocket, Log: log.Named("docker")})
+	engine, err := docker.New(docker.Config{Socket: h.Path(docker.DefaultSocket), Log: log.Named("docker")})
 	if err != nil { // the path of the default socket is always good
 		panic(err)
 	}

@@ -2,8 +2,6 @@ package docker
 
 import (
 	"context"
-	"encoding/json"
-	"io"
 	"slices"
 	"strings"
 	"time"
@@ -188,46 +186,4 @@ func (e *Engine) Start(ctx context.Context, id string) error {
 		return e.failed("start a container", err)
 	}
 	return nil
-}
-
-// Stats is one measurement of a container, as counters since its start.
-type Stats struct {
-	// Read is when.
-	Read time.Time
-	// CPUNanoseconds is the time of all its processes.
-	CPUNanoseconds uint64
-	// MemoryBytes and MemoryLimitBytes are what it uses, page cache included, and may use.
-	MemoryBytes, MemoryLimitBytes uint64
-	// InactiveFileBytes is page cache that could go: memory in use is MemoryBytes less this.
-	InactiveFileBytes uint64
-	// ReceivedBytes and SentBytes are of all its interfaces.
-	ReceivedBytes, SentBytes uint64
-	// Processes is their number.
-	Processes uint64
-}
-
-// Stats measures a container once.
-func (e *Engine) Stats(ctx context.Context, id string) (Stats, error) {
-	ctx, cancel := context.WithTimeout(ctx, e.timeout)
-	defer cancel()
-	r, err := e.client.ContainerStatsOneShot(ctx, id)
-	if err != nil {
-		return Stats{}, e.failed("measure a container", err)
-	}
-	defer r.Body.Close()
-	var raw container.StatsResponse
-	if err := json.NewDecoder(io.LimitReader(r.Body, 1<<20)).Decode(&raw); err != nil {
-		return Stats{}, e.failed("measure a container", err)
-	}
-	s := Stats{Read: raw.Read, CPUNanoseconds: raw.CPUStats.CPUUsage.TotalUsage, MemoryBytes: raw.MemoryStats.Usage,
-		MemoryLimitBytes: raw.MemoryStats.Limit, Processes: raw.PidsStats.Current}
-	s.InactiveFileBytes = raw.MemoryStats.Stats["inactive_file"] // cgroup v2
-	if v, ok := raw.MemoryStats.Stats["total_inactive_file"]; ok {
-		s.InactiveFileBytes = v
-	}
-	for _, n := range raw.Networks {
-		s.ReceivedBytes += n.RxBytes
-		s.SentBytes += n.TxBytes
-	}
-	return s, nil
 }

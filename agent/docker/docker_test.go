@@ -118,9 +118,6 @@ func TestFailuresHaveCodes(t *testing.T) {
 			t.Errorf("%s: code = %q, want %q: %v", name, got, c.want, c.err)
 		}
 	}
-	if ok, err := e.ImageExists(ctx, "no:1"); ok || err != nil {
-		t.Errorf("ImageExists = %v, %v", ok, err)
-	}
 }
 
 func TestAnswerThatIsTooLargeIsCut(t *testing.T) {

@@ -24,15 +24,6 @@ func (e *Engine) ImageID(ctx context.Context, ref string) (string, error) {
 	return raw.ID, nil
 }
 
-// ImageExists reports whether the engine has an image.
-func (e *Engine) ImageExists(ctx context.Context, ref string) (bool, error) {
-	_, err := e.ImageID(ctx, ref)
-	if errs.Is(err, errs.NotFound) {
-		return false, nil
-	}
-	return err == nil, err
-}
-
 // TagImage gives an image one more name.
 func (e *Engine) TagImage(ctx context.Context, id, ref string) error {
 	ctx, cancel := context.WithTimeout(ctx, e.timeout)

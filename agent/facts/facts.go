@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 
@@ -32,8 +33,8 @@ type Config struct {
 	Warnings func(context.Context) []string
 	// Addresses returns the addresses of the host's interfaces; nil means net.InterfaceAddrs.
 	Addresses func() ([]net.Addr, error)
-	// DockerSocket is the engine's socket; "" means /run/docker.sock.
-	DockerSocket string
+	// DockerVersion asks the Docker engine for its version; nil where there is none to ask.
+	DockerVersion func(context.Context) (string, error)
 }
 
 // Reader reads facts.
@@ -50,10 +51,24 @@ func New(cfg Config) *Reader {
 	if cfg.Warnings == nil {
 		cfg.Warnings = func(context.Context) []string { return nil }
 	}
-	if cfg.DockerSocket == "" {
-		cfg.DockerSocket = "/run/docker.sock"
+	if cfg.DockerVersion == nil {
+		cfg.DockerVersion = func(context.Context) (string, error) { return "", nil }
 	}
 	return &Reader{cfg}
+}
+
+// dockerTimeout bounds the question to the engine: one that hangs must not hold a report up.
+const dockerTimeout = time.Second
+
+// dockerVersion is empty where no engine answers.
+func (r *Reader) dockerVersion(ctx context.Context) string {
+	ctx, cancel := context.WithTimeout(ctx, dockerTimeout)
+	defer cancel()
+	v, err := r.cfg.DockerVersion(ctx)
+	if err != nil {
+		return ""
+	}
+	return v
 }
 
 // Read reads all facts. What cannot be read is left out: a report with gaps says more than none.

@@ -2,8 +2,8 @@ package facts_test
 
 import (
 	"context"
+	"errors"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"testing"
@@ -86,19 +86,21 @@ func TestRead(t *testing.T) {
 }
 
 func TestDockerVersion(t *testing.T) {
-	root := t.TempDir()
-	listener, err := net.Listen("unix", root+"/d.sock")
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, _ = w.Write([]byte(`{"Version":"28.5.2","ApiVersion":"1.51"}`))
-	})}
-	go server.Serve(listener) // ends with Close
-	defer server.Close()
-	reader := facts.New(facts.Config{Host: host.New(host.Config{Root: root}), DockerSocket: "/d.sock"})
-	if got := reader.Read(t.Context()).GetDockerVersion(); got != "28.5.2" {
-		t.Errorf("got %q, want 28.5.2", got)
+	for name, tt := range map[string]struct {
+		ask  func(context.Context) (string, error)
+		want string
+	}{
+		"answers":       {func(context.Context) (string, error) { return "28.5.2", nil }, "28.5.2"},
+		"is away":       {func(context.Context) (string, error) { return "", errors.New("connection refused") }, ""},
+		"hangs":         {func(ctx context.Context) (string, error) { <-ctx.Done(); return "", ctx.Err() }, ""},
+		"nobody to ask": {nil, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			reader := facts.New(facts.Config{Host: host.New(host.Config{Root: t.TempDir()}), DockerVersion: tt.ask})
+			if got := reader.Read(t.Context()).GetDockerVersion(); got != tt.want {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+		})
 	}
 }
 

@@ -36,9 +36,8 @@ func NAT() Layout { return Layout{Name: "nat", Parents: []string{"PREROUTING", "
 type Family string
 
 const (
-	// V4 and V6 are the families.
-	V4 Family = "4"
-	V6 Family = "6"
+	V4 Family = "4" // IPv4, iptables
+	V6 Family = "6" // IPv6, ip6tables
 )
 
 // String implements fmt.Stringer.

@@ -16,7 +16,7 @@ func (r *reader) text(file string) string {
 	if err != nil {
 		return ""
 	}
-	defer unix.Close(fd) //nolint:errcheck // nothing was written
+	defer unix.Close(fd)
 	buf, _ := r.buffers.Get().(*[4096]byte)
 	if buf == nil {
 		buf = new([4096]byte)

@@ -38,10 +38,11 @@ func oneOf(kind string, words ...string) check {
 	}
 }
 
-func number(kind string, low, high int) check {
+// number is a whole number from 1 to high.
+func number(kind string, high int) check {
 	return func(_ Version, s string) error {
-		if n, err := strconv.Atoi(s); err != nil || n < low || n > high || s != strconv.Itoa(n) {
-			return errs.New(errs.Invalid, "%q is no %s from %d to %d", s, kind, low, high)
+		if n, err := strconv.Atoi(s); err != nil || n < 1 || n > high || s != strconv.Itoa(n) {
+			return errs.New(errs.Invalid, "%q is no %s from 1 to %d", s, kind, high)
 		}
 		return nil
 	}

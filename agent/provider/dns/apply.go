@@ -330,7 +330,7 @@ func changed(old, next []byte) ([]zone.Question, error) {
 
 // served waits until bind serves a zone with its serial. A secondary zone counts when bind has it: it may still have to come.
 func (p *Provider) served(ctx context.Context, z *v1.DnsZone) error {
-	last := errs.New(errs.Internal, "the name server does not serve zone %s", z.GetName())
+	var last *errs.Error
 	for {
 		serial, err := p.serial(ctx, z)
 		switch {

@@ -142,10 +142,10 @@ func (m *fakeMachine) Run(_ context.Context, cmd host.Cmd) (host.Output, error) 
 		if _, err := os.Stat(comm); err != nil {
 			return fail("connection refused")
 		}
-		switch {
-		case argv[1] == "reconfig":
+		switch argv[1] {
+		case "reconfig":
 			m.reconfigure()
-		case argv[1] == "zonestatus":
+		case "zonestatus":
 			if _, serial, err := zone.Parse([]byte(m.served[outside+"/"+argv[2]])); err == nil && serial > 0 {
 				return host.Output{Stdout: fmt.Appendf(nil, "name: x\nserial: %d\n", serial)}, nil
 			}

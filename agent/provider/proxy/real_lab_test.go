@@ -126,7 +126,7 @@ func (c *realCaddy) provider() *Provider {
 }
 
 // get asks for a path of a name; over TLS when secure is set.
-func (c *realCaddy) get(name string, secure bool, headers ...string) (*http.Response, string, error) {
+func (c *realCaddy) get(name string, secure bool, headers ...string) (reply, error) {
 	scheme, port := "http", c.http
 	if secure {
 		scheme, port = "https", c.https
@@ -143,11 +143,22 @@ func (c *realCaddy) get(name string, secure bool, headers ...string) (*http.Resp
 	}
 	res, err := client.Do(req)
 	if err != nil {
-		return nil, "", err
+		return reply{}, err
 	}
 	defer res.Body.Close()
 	body, err := io.ReadAll(res.Body)
-	return res, string(body), err
+	out := reply{status: res.StatusCode, header: res.Header, body: string(body)}
+	if res.TLS != nil {
+		out.issuer = res.TLS.PeerCertificates[0].Issuer.CommonName
+	}
+	return out, err
+}
+
+// reply is what caddy answered, and who made its certificate.
+type reply struct {
+	status       int
+	header       http.Header
+	body, issuer string
 }
 
 func (c *realCaddy) spec(hosts ...*v1.ProxyHostSpec) *v1.ProxySpec {
@@ -198,22 +209,22 @@ func TestRealCaddyServes(t *testing.T) {
 		"unknown name":                 {"other.example.test", false, 421, "", "not served here"},
 		"waits for its certificate":    {"later2.example.test", false, 503, "", "being prepared"},
 	} {
-		res, body, err := c.get(w.host, w.secure, "X-Forwarded-For", "198.51.100.1")
+		res, err := c.get(w.host, w.secure, "X-Forwarded-For", "198.51.100.1")
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		if res.StatusCode != w.status || !strings.Contains(body, w.content) || res.Header.Get("Location") != w.header {
-			t.Errorf("%s: %d %q %s", name, res.StatusCode, res.Header.Get("Location"), body)
+		if res.status != w.status || !strings.Contains(res.body, w.content) || res.header.Get("Location") != w.header {
+			t.Errorf("%s: %d %q %s", name, res.status, res.header.Get("Location"), res.body)
 		}
-		if res.Header.Get("Strict-Transport-Security") != "" {
+		if res.header.Get("Strict-Transport-Security") != "" {
 			t.Errorf("%s: HSTS is on", name)
 		}
-		if w.status == 503 && res.Header.Get("Retry-After") == "" {
+		if w.status == 503 && res.header.Get("Retry-After") == "" {
 			t.Errorf("%s: no Retry-After", name)
 		}
 	}
-	if _, _, err := c.get("other.example.test", true); err == nil {
+	if _, err := c.get("other.example.test", true); err == nil {
 		t.Error("an unknown name got a certificate")
 	}
 
@@ -269,9 +280,9 @@ func TestRealCaddyGetsCertificates(t *testing.T) {
 	applyReal(t, p, spec)
 	started := time.Now()
 	for {
-		res, body, err := c.get("one.example.test", true)
-		if err == nil && body == "hello" && strings.Contains(res.TLS.PeerCertificates[0].Issuer.CommonName, "Pebble") {
-			t.Logf("a certificate of %s after %s", res.TLS.PeerCertificates[0].Issuer.CommonName, time.Since(started).Round(10*time.Millisecond))
+		res, err := c.get("one.example.test", true)
+		if err == nil && res.body == "hello" && strings.Contains(res.issuer, "Pebble") {
+			t.Logf("a certificate of %s after %s", res.issuer, time.Since(started).Round(10*time.Millisecond))
 			break
 		}
 		if time.Since(started) > time.Minute {
@@ -279,7 +290,7 @@ func TestRealCaddyGetsCertificates(t *testing.T) {
 		}
 		time.Sleep(200 * time.Millisecond)
 	}
-	if _, _, err := c.get("two.example.test", true); err == nil {
+	if _, err := c.get("two.example.test", true); err == nil {
 		t.Error("a second certificate came within the week")
 	}
 	w := &work{driver: p.newCaddy()}

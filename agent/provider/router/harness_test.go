@@ -83,7 +83,7 @@ func (r wgRunner) Run(ctx context.Context, cmd host.Cmd) (host.Output, error) {
 		return host.Output{}, r.systemctl(argv[1])
 	case strings.HasSuffix(line, "type wireguard"):
 		if !r.kernel {
-			return host.Output{}, fmt.Errorf("Error: Unknown device type") //nolint:staticcheck // as ip says it
+			return host.Output{}, fmt.Errorf("Error: Unknown device type")
 		}
 		return host.Output{}, r.link(argv[4])
 	case strings.HasPrefix(line, "ip link del"):
@@ -116,7 +116,7 @@ func (r wgRunner) systemctl(verb string) error {
 	}
 	data, err := os.ReadFile(filepath.Join(r.root, unitFile))
 	if err != nil {
-		return fmt.Errorf("Unit %s not found", unitName) //nolint:staticcheck // as systemctl says it
+		return fmt.Errorf("Unit %s not found", unitName)
 	}
 	device := regexp.MustCompile(`wireguard-go -f (\S+)`).FindStringSubmatch(string(data))[1]
 	_, _ = command("ip", "-n", r.ns, "link", "del", device) // it may not be there
@@ -132,7 +132,7 @@ func (r wgRunner) wg(argv []string, stdin string) (host.Output, error) {
 	defer r.mu.Unlock()
 	device := argv[2]
 	if _, err := command("ip", "-n", r.ns, "link", "show", "dev", device); err != nil {
-		return host.Output{}, fmt.Errorf("Unable to access interface: No such device") //nolint:staticcheck // as wg says it
+		return host.Output{}, fmt.Errorf("Unable to access interface: No such device")
 	}
 	if argv[1] == "syncconf" {
 		r.conf[device] = stdin

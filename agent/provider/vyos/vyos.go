@@ -105,7 +105,7 @@ func (p *Provider) target(ctx context.Context, spec *v1.HostSpec) (*target, erro
 }
 
 // Plan implements provider.Provider.
-func (p *Provider) Plan(ctx context.Context, w wish) (plan, error) {
+func (p *Provider) Plan(ctx context.Context, w wish) (provider.Plan[*v1.HostSpec], error) {
 	result := plan{Wish: w}
 	t, err := p.target(ctx, w.Spec)
 	if err != nil {
