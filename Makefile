@@ -12,8 +12,9 @@ NFPM := internal/tools/nfpm.mod
 DIST ?= dist
 ARCH ?= $(shell $(GO) env GOARCH)
 LDFLAGS := -s -w
-# Without its request pages, gRPC needs no templates, and the linker drops methods that nobody calls: 5 MB of the agent.
-TAGS := grpcnotrace
+# Without its request pages, gRPC needs no templates, and the linker drops methods that nobody calls: 5 MB of the agent. The other
+# tags leave out collectors of the node exporter that Debian's package does not switch on either.
+TAGS := $(shell cat packaging/tags)
 
 .PHONY: help build packages demo demo-stacks demo-down demo-clean test unit e2e e2e-all bench check fmt lint vet generate docs tools proto-lint fuzz clean
 

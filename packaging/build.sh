@@ -7,6 +7,7 @@ nfpm=$(realpath "${NFPM:-bin/nfpm}")
 export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
 export VERSION=$version ARCH=$arch LC_ALL=C TZ=UTC
 umask 022
+tags=$(cat packaging/tags)
 
 mkdir -p "$out"
 build=$(cd "$out" && pwd)/build
@@ -17,7 +18,7 @@ cp -r packaging "$build/packaging"
 
 programs=(./cli/infractl ./server/infractl-server ./agent/infractl-agent)
 if [ -e agent/infractl-compose/main.go ]; then programs+=(./agent/infractl-compose); fi
-CGO_ENABLED=0 GOOS=linux GOARCH=$arch "${GO:-go}" build -trimpath -buildvcs=false -tags grpcnotrace \
+CGO_ENABLED=0 GOOS=linux GOARCH=$arch "${GO:-go}" build -trimpath -buildvcs=false -tags "$tags" \
   -ldflags "-s -w -buildid= -X github.com/infractl/infractl/internal/version.linked=$version" -o "$build/bin/" "${programs[@]}"
 
 # The pages and completions come from the programs themselves, so from ones that run here.
@@ -25,7 +26,7 @@ run=$build/bin
 if [ "$arch" != "$("${GO:-go}" env GOHOSTARCH)" ]; then
   run=$build/host
   mkdir -p "$run"
-  CGO_ENABLED=0 "${GO:-go}" build -trimpath -buildvcs=false -tags grpcnotrace \
+  CGO_ENABLED=0 "${GO:-go}" build -trimpath -buildvcs=false -tags "$tags" \
     -ldflags "-X github.com/infractl/infractl/internal/version.linked=$version" -o "$run/" "${programs[@]}"
 fi
 

@@ -118,6 +118,37 @@ func TestImports(t *testing.T) {
 	}
 }
 
+// TestAgentStaysSmall keeps out of the agent what once doubled it: template packages, whose calls by name stop the linker from dropping
+// what nobody uses, and libraries that only the server or the helper needs.
+func TestAgentStaysSmall(t *testing.T) {
+	tags, err := os.ReadFile(rootDir + "/packaging/tags")
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := exec.Command("go", "list", "-deps", "-f", "{{.ImportPath}} {{join .Imports \" \"}}", "-tags", strings.TrimSpace(string(tags)),
+		module+"/agent/infractl-agent").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(list), module+"/agent/engine ") {
+		t.Fatal("the agent's engine is not in the list: is the list right?")
+	}
+	for line := range strings.Lines(string(list)) {
+		importer, imports, _ := strings.Cut(strings.TrimSpace(line), " ")
+		for imported := range strings.FieldsSeq(imports) {
+			// Cobra's use of templates is reached only by who sets one.
+			if imported == "text/template" && importer != "github.com/spf13/cobra" && importer != "html/template" {
+				t.Errorf("%s, a part of the agent, imports %s", importer, imported)
+			}
+			for _, heavy := range []string{"html/template", "github.com/docker/compose/", "github.com/miekg/dns", "modernc.org/sqlite"} {
+				if strings.HasPrefix(imported, heavy) {
+					t.Errorf("%s, a part of the agent, imports %s", importer, imported)
+				}
+			}
+		}
+	}
+}
+
 // TestOnlyTheHostPackageRunsCommands keeps os/exec where it belongs.
 func TestOnlyTheHostPackageRunsCommands(t *testing.T) {
 	sources(t, func(path string, content []byte) {

@@ -13,7 +13,7 @@ func TestPagesAreWholeAndSayEnough(t *testing.T) {
 		fr, en, _ := words(kind)
 		for language, want := range map[string][]string{"fr": {fr.Title}, "en": {en.Title}, "": {fr.Title, en.Title}} {
 			w := httptest.NewRecorder()
-			Page{Kind: kind, Language: language, Contact: "<b>help@example.test"}.ServeHTTP(w, nil)
+			Page{Kind: kind, Language: language, Contact: "<b>{help@example.test}"}.ServeHTTP(w, nil)
 			html := w.Body.String()
 			if w.Code != 503 || w.Header().Get("Retry-After") == "" {
 				t.Errorf("kind %d: %d, %v", kind, w.Code, w.Header())

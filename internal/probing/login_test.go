@@ -7,6 +7,7 @@ import (
 	"net"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 
@@ -107,6 +108,10 @@ func TestLoginTriesAllKeys(t *testing.T) {
 			got := result.GetObservations()[0]
 			if got.GetOutcome() != tt.want {
 				t.Errorf("got %s (%s), want %s", got.GetOutcome(), got.GetDetail(), tt.want)
+			}
+			// The kernel opens a connection before the server counts it.
+			for wait := 0; connections.Load() < tt.connections && wait < 500; wait++ {
+				time.Sleep(10 * time.Millisecond)
 			}
 			if n := connections.Load(); n != tt.connections {
 				t.Errorf("got %d connections, want %d", n, tt.connections)

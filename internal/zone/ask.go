@@ -5,86 +5,15 @@ import (
 	"net"
 	"slices"
 	"strings"
-	"time"
 
-	"github.com/miekg/dns"
+	"golang.org/x/net/dns/dnsmessage"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/infractl/infractl/internal/errs"
 )
 
-const (
-	askTimeout = 2 * time.Second
-	askTries   = 3
-	// askAtOnce bounds the questions that are under way.
-	askAtOnce = 16
-)
-
-// Exchange sends a question to a server (address and port) and returns its answer.
-type Exchange func(ctx context.Context, m *dns.Msg, server string) (*dns.Msg, error)
-
-// OverNetwork is the Exchange of a real network: UDP, and TCP where the answer is cut.
-func OverNetwork(ctx context.Context, m *dns.Msg, server string) (*dns.Msg, error) {
-	var answer *dns.Msg
-	var err error
-	for range askTries {
-		c := dns.Client{Net: "udp", Timeout: askTimeout}
-		answer, _, err = c.ExchangeContext(ctx, m, server)
-		if err == nil && answer.Truncated {
-			c.Net = "tcp"
-			answer, _, err = c.ExchangeContext(ctx, m, server)
-		}
-		if err == nil || ctx.Err() != nil {
-			break
-		}
-	}
-	return answer, err
-}
-
-// Reusing is OverNetwork for many questions: its UDP sockets are used again. done closes them.
-func Reusing() (exchange Exchange, done func()) {
-	idle := make(chan *dns.Conn, askAtOnce)
-	exchange = func(ctx context.Context, m *dns.Msg, server string) (*dns.Msg, error) {
-		var conn *dns.Conn
-		select {
-		case conn = <-idle:
-		default:
-		}
-		if conn == nil || conn.RemoteAddr().String() != server {
-			if conn != nil {
-				_ = conn.Close()
-			}
-			c := dns.Client{Net: "udp", Timeout: askTimeout}
-			var err error
-			if conn, err = c.DialContext(ctx, server); err != nil {
-				return nil, err
-			}
-		}
-		c := dns.Client{Net: "udp", Timeout: askTimeout}
-		answer, _, err := c.ExchangeWithConnContext(ctx, m, conn)
-		if err != nil || answer.Truncated {
-			_ = conn.Close()
-			return OverNetwork(ctx, m, server)
-		}
-		select {
-		case idle <- conn:
-		default:
-			_ = conn.Close()
-		}
-		return answer, nil
-	}
-	done = func() {
-		for {
-			select {
-			case conn := <-idle:
-				_ = conn.Close()
-			default:
-				return
-			}
-		}
-	}
-	return exchange, done
-}
+// askAtOnce bounds the questions that are under way.
+const askAtOnce = 16
 
 // Question is what to ask, and what the answer must be.
 type Question struct {
@@ -146,91 +75,117 @@ func ask(ctx context.Context, exchange Exchange, server string, q Question, recu
 	if ctx.Err() != nil {
 		return nil, errs.Wrap("ask "+server, ctx.Err())
 	}
-	kind, ok := dns.StringToType[q.Type]
+	kind, ok := kinds()[q.Type]
 	if !ok {
 		return nil, errs.New(errs.Invalid, "%.20q is no type of record", q.Type)
 	}
-	m := new(dns.Msg)
-	m.SetQuestion(dns.Fqdn(strings.Replace(q.Name, "*", "any", 1)), kind)
-	m.RecursionDesired = recurse
-	answer, err := exchange(ctx, m, server)
+	m, err := put(ctx, exchange, server, strings.Replace(q.Name, "*", "any", 1), kind, recurse)
 	switch {
 	case err != nil:
-		return nil, errs.New(errs.Unavailable, "%s does not answer: %w", server, err)
-	case answer.Rcode != dns.RcodeSuccess && answer.Rcode != dns.RcodeNameError:
-		return nil, errs.New(errs.Internal, "%s answers %s", server, dns.RcodeToString[answer.Rcode])
+		return nil, err
+	case m.RCode != dnsmessage.RCodeSuccess && m.RCode != dnsmessage.RCodeNameError:
+		return nil, errs.New(errs.Internal, "%s answers %s", server, rcode(m.RCode))
 	}
 	var out []string
-	for _, rr := range slices.Concat(answer.Answer, delegation(answer, kind)) {
-		if rr.Header().Rrtype == kind {
-			out = append(out, Data(rr))
+	for _, rr := range slices.Concat(m.Answers, delegation(m, kind)) {
+		if rr.Header.Type == kind {
+			out = append(out, data(rr))
 		}
 	}
 	slices.Sort(out)
 	return slices.Compact(out), nil
 }
 
-// delegation are the NS records of a zone cut: a server that is asked for them there gives them as a hint and not as an answer.
-func delegation(m *dns.Msg, kind uint16) []dns.RR {
-	if kind != dns.TypeNS || len(m.Answer) > 0 {
-		return nil
+// put asks one question.
+func put(ctx context.Context, exchange Exchange, server, name string, kind dnsmessage.Type, recurse bool) (*dnsmessage.Message, error) {
+	full, err := dnsmessage.NewName(strings.TrimSuffix(name, ".") + ".")
+	if err != nil {
+		return nil, errs.New(errs.Invalid, "%.80q is no name: %w", name, err)
 	}
-	return slices.DeleteFunc(slices.Clone(m.Ns), func(rr dns.RR) bool { return !strings.EqualFold(rr.Header().Name, m.Question[0].Name) })
+	question := dnsmessage.Message{Header: dnsmessage.Header{ID: newID(), RecursionDesired: recurse},
+		Questions: []dnsmessage.Question{{Name: full, Type: kind, Class: dnsmessage.ClassINET}}}
+	packed, err := question.Pack()
+	if err != nil {
+		return nil, errs.New(errs.Invalid, "%.80q cannot be asked for: %w", name, err)
+	}
+	text, err := exchange(ctx, packed, server)
+	if err != nil {
+		return nil, errs.New(errs.Unavailable, "%s does not answer: %w", server, err)
+	}
+	answer := new(dnsmessage.Message)
+	if err := answer.Unpack(text); err != nil || answer.ID != question.ID || len(answer.Questions) != 1 {
+		return nil, errs.New(errs.Internal, "%s answers with something that is no answer", server)
+	}
+	return answer, nil
 }
 
-// Data is a record's data as Record.Value has it.
-func Data(rr dns.RR) string {
-	switch r := rr.(type) {
-	case *dns.A:
-		return r.A.String()
-	case *dns.AAAA:
-		return r.AAAA.String()
-	case *dns.CNAME:
-		return bare(r.Target)
-	case *dns.NS:
-		return bare(r.Ns)
-	case *dns.PTR:
-		return bare(r.Ptr)
-	case *dns.TXT:
-		return strings.Join(r.Txt, "")
+func kinds() map[string]dnsmessage.Type {
+	return map[string]dnsmessage.Type{"A": dnsmessage.TypeA, "AAAA": dnsmessage.TypeAAAA, "CNAME": dnsmessage.TypeCNAME,
+		"NS": dnsmessage.TypeNS, "PTR": dnsmessage.TypePTR, "TXT": dnsmessage.TypeTXT}
+}
+
+// rcode is a code as people know it.
+func rcode(c dnsmessage.RCode) string {
+	switch c {
+	case dnsmessage.RCodeSuccess:
+		return "NOERROR"
+	case dnsmessage.RCodeFormatError:
+		return "FORMERR"
+	case dnsmessage.RCodeServerFailure:
+		return "SERVFAIL"
+	case dnsmessage.RCodeNameError:
+		return "NXDOMAIN"
+	case dnsmessage.RCodeNotImplemented:
+		return "NOTIMP"
+	case dnsmessage.RCodeRefused:
+		return "REFUSED"
 	}
-	return strings.TrimPrefix(rr.String(), rr.Header().String())
+	return c.String()
+}
+
+// delegation are the NS records of a zone cut: a server that is asked for them there gives them as a hint and not as an answer.
+func delegation(m *dnsmessage.Message, kind dnsmessage.Type) []dnsmessage.Resource {
+	if kind != dnsmessage.TypeNS || len(m.Answers) > 0 {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(m.Authorities), func(rr dnsmessage.Resource) bool {
+		return !strings.EqualFold(rr.Header.Name.String(), m.Questions[0].Name.String())
+	})
+}
+
+// data is a record's data as Record.Value has it.
+func data(rr dnsmessage.Resource) string {
+	switch r := rr.Body.(type) {
+	case *dnsmessage.AResource:
+		return net.IP(r.A[:]).String()
+	case *dnsmessage.AAAAResource:
+		return net.IP(r.AAAA[:]).String()
+	case *dnsmessage.CNAMEResource:
+		return bare(r.CNAME.String())
+	case *dnsmessage.NSResource:
+		return bare(r.NS.String())
+	case *dnsmessage.PTRResource:
+		return bare(r.PTR.String())
+	case *dnsmessage.TXTResource:
+		return strings.Join(r.TXT, "")
+	}
+	return ""
 }
 
 func bare(name string) string { return strings.ToLower(strings.TrimSuffix(name, ".")) }
 
 // Serial asks a server for the serial that it serves a zone with. NotFound when it has no such zone or has not loaded it.
 func Serial(ctx context.Context, exchange Exchange, server, zone string) (uint32, error) {
-	m := new(dns.Msg)
-	m.SetQuestion(dns.Fqdn(zone), dns.TypeSOA)
-	m.RecursionDesired = false
-	answer, err := exchange(ctx, m, server)
+	m, err := put(ctx, exchange, server, zone, dnsmessage.TypeSOA, false)
 	if err != nil {
-		return 0, errs.New(errs.Unavailable, "%s does not answer: %w", server, err)
+		return 0, err
 	}
-	for _, rr := range answer.Answer {
-		if soa, ok := rr.(*dns.SOA); ok && bare(soa.Hdr.Name) == zone {
+	for _, rr := range m.Answers {
+		if soa, ok := rr.Body.(*dnsmessage.SOAResource); ok && bare(rr.Header.Name.String()) == zone {
 			return soa.Serial, nil
 		}
 	}
-	return 0, errs.New(errs.NotFound, "%s answers %s for zone %s", server, dns.RcodeToString[answer.Rcode], zone)
-}
-
-// Parse reads a master file: its records without the SOA, and the serial. Invalid for one that cannot be read, or that wants another
-// file to be read in.
-func Parse(text []byte) (records []Record, serial uint32, err error) {
-	p := dns.NewZoneParser(strings.NewReader(string(text)), "", "")
-	for rr, ok := p.Next(); ok; rr, ok = p.Next() {
-		if soa, is := rr.(*dns.SOA); is {
-			serial = soa.Serial
-			continue
-		}
-		records = append(records, Record{Name: bare(rr.Header().Name), Type: dns.TypeToString[rr.Header().Rrtype], Value: Data(rr)})
-	}
-	if err := p.Err(); err != nil {
-		return nil, 0, errs.New(errs.Invalid, "no master file: %w", err)
-	}
-	return records, serial, nil
+	return 0, errs.New(errs.NotFound, "%s answers %s for zone %s", server, rcode(m.RCode), zone)
 }
 
 // Port53 adds the port of DNS to an address.

@@ -3,6 +3,7 @@ package zone
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"net/netip"
 	"strconv"
 	"strings"
 
@@ -71,4 +72,49 @@ func SplitSerial(text []byte) (without []byte, serial uint32, ok bool) {
 		return nil, 0, false
 	}
 	return []byte(before + " IN SOA " + f[0] + " " + f[1] + " " + serialMark + " " + f[3]), uint32(n), true
+}
+
+// Parse reads a master file of ours back: its records without the SOA, and the serial. Invalid for one that has not the form that Text
+// gives; named-checkzone is the judge of master files, this only finds out what changed.
+func Parse(text []byte) (records []Record, serial uint32, err error) {
+	_, serial, ok := SplitSerial(text)
+	if !ok {
+		return nil, 0, errs.New(errs.Invalid, "no master file of ours: it has no SOA record with a serial")
+	}
+	line := 0
+	for l := range strings.Lines(string(text)) {
+		line++
+		l = strings.TrimSuffix(l, "\n")
+		if l == "" || strings.HasPrefix(l, ";") {
+			continue
+		}
+		f := strings.SplitN(l, " ", 5)
+		if len(f) == 5 && f[3] == "SOA" && len(records) == 0 {
+			continue
+		}
+		if len(f) != 5 || f[2] != "IN" || !strings.HasSuffix(f[0], ".") || num(TTL) != f[1] {
+			return nil, 0, errs.New(errs.Invalid, "no master file of ours: %.80q is no record", l).At("line " + num(line))
+		}
+		value, ok := value(f[3], f[4])
+		if !ok {
+			return nil, 0, errs.New(errs.Invalid, "no master file of ours: %.80q is no data of type %.20q", f[4], f[3]).At("line " + num(line))
+		}
+		records = append(records, Record{Name: bare(f[0]), Type: f[3], Value: value})
+	}
+	return records, serial, nil
+}
+
+// value is a record's data as Record.Value has it; false for what Text never writes.
+func value(kind, data string) (string, bool) {
+	switch kind {
+	case "A", "AAAA":
+		a, err := netip.ParseAddr(data)
+		return data, err == nil && a.Is4() == (kind == "A")
+	case "TXT":
+		text, quoted := strings.CutPrefix(data, `"`)
+		text, closed := strings.CutSuffix(text, `"`)
+		return text, quoted && closed && !strings.Contains(text, `"`)
+	}
+	_, known := kinds()[kind]
+	return bare(data), known && strings.HasSuffix(data, ".") && !strings.Contains(data, " ")
 }

@@ -3,6 +3,7 @@ package zone
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -125,6 +126,17 @@ func TestTextIsReadByOthers(t *testing.T) {
 		}
 		if p.Err() != nil || len(want) > 0 {
 			t.Fatalf("%v; missing %v", p.Err(), want)
+		}
+		back, serial, err := Parse(text)
+		if err != nil || serial != 7 {
+			t.Fatalf("read back: serial %d, %v", serial, err)
+		}
+		plain := slices.Clone(z.Records)
+		for i := range plain {
+			plain[i] = Record{Name: plain[i].Name, Type: plain[i].Type, Value: plain[i].Value}
+		}
+		if diff := cmp.Diff(plain, back); diff != "" {
+			t.Fatalf("read back (-want +got):\n%s", diff)
 		}
 	})
 }

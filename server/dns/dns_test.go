@@ -15,6 +15,7 @@ import (
 	"github.com/infractl/infractl/internal/errs"
 	"github.com/infractl/infractl/internal/site"
 	"github.com/infractl/infractl/internal/zone"
+	"github.com/infractl/infractl/internal/zone/zonetest"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 	"github.com/infractl/infractl/server/store"
 	"github.com/infractl/infractl/server/store/sqlite"
@@ -217,7 +218,7 @@ func TestChecksCompareAnswers(t *testing.T) {
 		}
 		return a, nil
 	}
-	s := NewService(Config{Sites: f, Exchange: exchange})
+	s := NewService(Config{Sites: f, Exchange: zonetest.Exchange(exchange)})
 	resp, err := s.CheckRecords(t.Context(), &v1.CheckRecordsRequest{})
 	if err != nil {
 		t.Fatal(err)

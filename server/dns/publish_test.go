@@ -15,7 +15,7 @@ import (
 	"github.com/infractl/infractl/internal/clock"
 	"github.com/infractl/infractl/internal/secret"
 	"github.com/infractl/infractl/internal/site"
-	"github.com/infractl/infractl/internal/zone"
+	"github.com/infractl/infractl/internal/zone/zonetest"
 )
 
 // registrar is a name server that takes signed updates.
@@ -105,7 +105,7 @@ func TestPublicRecordsAreSetBySignedUpdates(t *testing.T) {
 	}
 	r.mu.Lock()
 	for _, name := range []string{"a.erp.corp.example.A", "b.erp.corp.example.A"} {
-		if got := r.served[name]; len(got) != 1 || zone.Data(got[0]) != "203.0.113.80" {
+		if got := r.served[name]; len(got) != 1 || zonetest.Data(got[0]) != "203.0.113.80" {
 			t.Errorf("%s is %v", name, got)
 		}
 	}

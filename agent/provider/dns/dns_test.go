@@ -11,6 +11,7 @@ import (
 	"github.com/infractl/infractl/agent/provider/providertest"
 	"github.com/infractl/infractl/internal/errs"
 	"github.com/infractl/infractl/internal/zone"
+	"github.com/infractl/infractl/internal/zone/zonetest"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
@@ -188,6 +189,6 @@ func TestStageKeepsWhatIsWantedAlone(t *testing.T) {
 		t.Errorf("got %v", have)
 	}
 	// Without a server, what was staged is enough.
-	alone := New(Config{Host: p.host, Exchange: m.exchange})
+	alone := New(Config{Host: p.host, Exchange: zonetest.Exchange(m.exchange)})
 	apply(t, alone, want(base(next)))
 }

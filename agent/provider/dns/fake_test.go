@@ -20,6 +20,7 @@ import (
 	"github.com/infractl/infractl/agent/provider/providertest"
 	"github.com/infractl/infractl/internal/errs"
 	"github.com/infractl/infractl/internal/zone"
+	"github.com/infractl/infractl/internal/zone/zonetest"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
@@ -239,6 +240,6 @@ func (s server) Secrets(_ context.Context, refs []*v1.SecretRef) ([]*v1.SecretVa
 }
 
 func (m *fakeMachine) provider(s server, faults *providertest.Faults) *Provider {
-	return New(Config{Host: host.New(host.Config{Root: m.root, Runner: faults.Runner(m), Fault: faults.Op}), Fetcher: s, Exchange: m.exchange,
+	return New(Config{Host: host.New(host.Config{Root: m.root, Runner: faults.Runner(m), Fault: faults.Op}), Fetcher: s, Exchange: zonetest.Exchange(m.exchange),
 		Wait: 300 * time.Millisecond})
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/infractl/infractl/agent/host"
 	"github.com/infractl/infractl/internal/zone"
+	"github.com/infractl/infractl/internal/zone/zonetest"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
@@ -153,7 +154,7 @@ func edit(t *testing.T, p *Provider, w wish) {
 		t.Errorf("the edit does not show: %v", pl.Changes)
 	}
 	apply(t, p, w)
-	if a := from(t, listen, question("customer-00000.corp.lab.", mdns.TypeA)); len(a.Answer) != 1 || zone.Data(a.Answer[0]) != "10.0.20.1" {
+	if a := from(t, listen, question("customer-00000.corp.lab.", mdns.TypeA)); len(a.Answer) != 1 || zonetest.Data(a.Answer[0]) != "10.0.20.1" {
 		t.Errorf("after the mending: %v", a)
 	}
 }

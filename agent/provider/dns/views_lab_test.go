@@ -10,6 +10,7 @@ import (
 	mdns "github.com/miekg/dns"
 
 	"github.com/infractl/infractl/internal/zone"
+	"github.com/infractl/infractl/internal/zone/zonetest"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
@@ -58,7 +59,7 @@ func TestRealViews(t *testing.T) {
 			t.Errorf("%s: %s, want %s", u.line, mdns.RcodeToString[got], mdns.RcodeToString[u.want])
 		}
 	}
-	if a := from(t, stranger, question(acme+".", mdns.TypeTXT)); len(a.Answer) != 1 || zone.Data(a.Answer[0]) != "proof" {
+	if a := from(t, stranger, question(acme+".", mdns.TypeTXT)); len(a.Answer) != 1 || zonetest.Data(a.Answer[0]) != "proof" {
 		t.Errorf("the world sees %v", a)
 	}
 	pl, err := p.Plan(t.Context(), w)

@@ -196,7 +196,7 @@ func (f runnerFunc) Run(ctx context.Context, cmd host.Cmd) (host.Output, error) 
 func (f faulty) RoundTrip(req *http.Request) (*http.Response, error) {
 	var res *http.Response
 	run := f.faults.Runner(runnerFunc(func(context.Context, host.Cmd) (_ host.Output, err error) {
-		res, err = f.inner.RoundTrip(req)
+		res, err = f.inner.RoundTrip(req) //nolint:bodyclose // the caller closes it, or the lines below
 		return host.Output{}, err
 	}))
 	_, err := run.Run(req.Context(), host.Cmd{Argv: []string{"http", req.Method, req.URL.RequestURI()}})
