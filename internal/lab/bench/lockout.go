@@ -151,15 +151,19 @@ func addProds(cfg *lab.Config, addresses map[string]string) {
 	}
 }
 
-// maxRounds bounds the rounds of a kind: a rollout that halts at its first victims leaves the others alone, and those are
-// struck in a further round.
+// maxRounds bounds the rounds of a kind: a rollout that halts at its first victims leaves the others alone, and a commit may be kept
+// before the fault strikes. Those are struck in a further round.
 const maxRounds = 6
 
 // tryKind makes n trials of a kind, as many at once as there are victims.
 func (g *ground) tryKind(ctx context.Context, k kind, n int, window time.Duration) error {
 	healed, worst := 0, time.Duration(0)
 	var wrong []string
-	for made, rounds := 0, 0; made < n && (k.relay || rounds < maxRounds); rounds++ {
+	rounds := maxRounds
+	if k.relay {
+		rounds += n
+	}
+	for made := 0; made < n && rounds > 0; rounds-- {
 		victims := g.prods
 		if k.relay {
 			victims = []string{demo.Relay}
@@ -174,7 +178,7 @@ func (g *ground) tryKind(ctx context.Context, k kind, n int, window time.Duratio
 			if k.reboots {
 				limit = afterBoot
 			}
-			if errors.Is(t.err, errNotArmed) {
+			if errors.Is(t.err, errNotStruck) {
 				continue
 			}
 			made++
@@ -233,6 +237,11 @@ func (g *ground) round(ctx context.Context, k kind, victims []string, window tim
 	}()
 	wg.Wait()
 	<-applied
+	for _, t := range trials {
+		if t.err == nil && !k.saboteur.Struck(t.vm) {
+			t.err = errNotStruck
+		}
+	}
 	return trials, g.recover(ctx, k, trials)
 }
 

@@ -21,8 +21,8 @@ import (
 // commitsDir is where an agent keeps the records of its commits.
 const commitsDir = "var/lib/infractl/commits"
 
-// errNotArmed says that a victim's turn never came: there was nothing to strike, and the trial was not made.
-var errNotArmed = errs.New(errs.Timeout, "no commit was armed")
+// errNotStruck says that a victim's turn never came: there was nothing to strike, and the trial was not made.
+var errNotStruck = errs.New(errs.Timeout, "no commit was struck while it was armed")
 
 // trial is one lock-out on one VM.
 type trial struct {
@@ -55,7 +55,7 @@ func (t *trial) waitArmed(ctx context.Context, before map[string]bool, stage int
 		}
 		time.Sleep(3 * time.Millisecond)
 	}
-	return errNotArmed
+	return errNotStruck
 }
 
 func hasStage(file string, stage int) bool {

@@ -2,12 +2,15 @@ package demo
 
 import (
 	"context"
+	"os"
+	"path/filepath"
 
 	"github.com/infractl/infractl/internal/errs"
 	"github.com/infractl/infractl/internal/lab"
 )
 
-// The saboteurs' programs act once, and only while a commit is armed.
+// The saboteurs' programs act once, and only while a commit is armed. A commit may be kept while they wait: what they did after
+// that is no fault of a commit but somebody's hand, so they take it back, and have not struck.
 const (
 	restorePath   = "/usr/local/sbin/iptables-restore"
 	systemctlPath = "/usr/local/sbin/systemctl"
@@ -19,7 +22,11 @@ const (
 rc=$?
 if armed && [ ! -e /run/sabotaged ] && [ "$(readlink /proc/self/ns/net)" = "$(readlink /proc/1/ns/net)" ]; then
   : > /run/sabotaged
-  setsid sh -c 'sleep 0.12; iptables -w 2 -I INFRACTL-IN 1 -j DROP; iptables -w 2 -I INFRACTL-OUT 1 -j DROP' >/dev/null 2>&1 </dev/null &
+  setsid sh -c '` + whileArmed + `sleep 0.12; iptables -w 2 -I INFRACTL-IN 1 -j DROP; iptables -w 2 -I INFRACTL-OUT 1 -j DROP
+    if armed; then : > /run/struck; exit; fi
+    for c in INFRACTL-IN INFRACTL-OUT; do
+      [ "$(iptables -w 2 -S $c 1)" = "-A $c -j DROP" ] && iptables -w 2 -D $c 1
+    done' >/dev/null 2>&1 </dev/null &
 fi
 exit $rc
 `
@@ -27,6 +34,7 @@ exit $rc
 	deadSshd = "#!/bin/sh\n" + whileArmed + `case "$*" in *reload*ssh*|*restart*ssh*)
   if armed && [ ! -e /run/sabotaged ]; then
     : > /run/sabotaged
+    : > /run/struck
     echo 'NoSuchKeyword yes' >> /etc/ssh/sshd_config.d/00-infractl.conf
     /usr/bin/systemctl stop ssh.service
     exit 0
@@ -38,6 +46,7 @@ exec /usr/bin/systemctl "$@"
 	refusingSshd = "#!/bin/sh\n" + whileArmed + `case "$*" in *reload*ssh*|*restart*ssh*)
   if armed && [ ! -e /run/sabotaged ]; then
     : > /run/sabotaged
+    : > /run/struck
     echo 'ChrootDirectory /nonexistent' >> /etc/ssh/sshd_config.d/00-infractl.conf
   fi;;
 esac
@@ -48,7 +57,8 @@ exec /usr/bin/systemctl "$@"
 rc=$?
 if armed && [ ! -e /run/sabotaged ] && [ "$(readlink /proc/self/ns/net)" = "$(readlink /proc/1/ns/net)" ]; then
   : > /run/sabotaged
-  setsid sh -c 'sleep 0.12; iptables -w 2 -I INFRACTL-OUT 1 -p tcp -d 10.0.10.0/24 --dport 202 -j DROP' >/dev/null 2>&1 </dev/null &
+  setsid sh -c '` + whileArmed + `sleep 0.12; iptables -w 2 -I INFRACTL-OUT 1 -p tcp -d 10.0.10.0/24 --dport 202 -j DROP
+    if armed; then : > /run/struck; else iptables -w 2 -D INFRACTL-OUT -p tcp -d 10.0.10.0/24 --dport 202 -j DROP; fi' >/dev/null 2>&1 </dev/null &
 fi
 exit $rc
 `
@@ -77,10 +87,19 @@ func (s Saboteur) Install(ctx context.Context, vm *lab.VM) error {
 	if s.path == "" {
 		return nil
 	}
-	if _, err := vm.Must(ctx, "rm", "-f", "/run/sabotaged"); err != nil {
+	if _, err := vm.Must(ctx, "rm", "-f", "/run/sabotaged", "/run/struck"); err != nil {
 		return errs.Wrap("install a saboteur", err)
 	}
 	return errs.Wrap("install a saboteur", vm.WriteFile(ctx, s.path, 0o755, []byte(s.script)))
+}
+
+// Struck says whether it made its fault while a commit was armed. The zero value, which makes none, always has.
+func (s Saboteur) Struck(vm *lab.VM) bool {
+	if s.path == "" {
+		return true
+	}
+	_, err := os.Stat(filepath.Join(vm.Root(), "run/struck"))
+	return err == nil
 }
 
 // Remove takes it away.
@@ -88,6 +107,6 @@ func (s Saboteur) Remove(ctx context.Context, vm *lab.VM) error {
 	if s.path == "" {
 		return nil
 	}
-	_, err := vm.Must(ctx, "rm", "-f", s.path, "/run/sabotaged")
+	_, err := vm.Must(ctx, "rm", "-f", s.path, "/run/sabotaged", "/run/struck")
 	return errs.Wrap("remove a saboteur", err)
 }
