@@ -4,7 +4,7 @@ import "github.com/infractl/infractl/agent/console"
 
 // consoles makes what carries logs and commands to operators.
 func (a *App) consoles() *console.Consoles {
-	cfg := console.Config{Host: a.host, Log: a.log.Named("console"), Stacks: a.stackNames}
+	cfg := console.Config{Host: a.host, Log: a.log.Named("console"), Stacks: a.stackNames, Instances: a.instanceIDs}
 	if a.providers.Stacks != nil {
 		cfg.Engine = console.NewEngine(a.providers.Stacks.Engine)
 	}
@@ -18,4 +18,13 @@ func (a *App) stackNames() []string {
 		names = append(names, s.GetName())
 	}
 	return names
+}
+
+// instanceIDs are the ids of the instances of the spec that was last worked on, by name.
+func (a *App) instanceIDs() map[string]string {
+	ids := map[string]string{}
+	for _, i := range a.engine.Spec().GetDolibarr().GetInstances() {
+		ids[i.GetName()] = i.GetId()
+	}
+	return ids
 }

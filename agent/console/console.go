@@ -64,9 +64,11 @@ type Config struct {
 	Host *host.Host
 	// Engine is the container engine; nil where there is none.
 	Engine Engine
-	// Stacks are the names of the stacks that the applied spec knows: no other container is touched.
-	Stacks func() []string
-	Log    hclog.Logger
+	// Stacks are the names of the stacks that the applied spec knows, Instances the ids of its instances by their names: no other
+	// container is touched.
+	Stacks    func() []string
+	Instances func() map[string]string
+	Log       hclog.Logger
 }
 
 // maxOpen is how many consoles there are at once; the server has a lower limit.
@@ -132,8 +134,8 @@ func (c *Consoles) find(ctx context.Context, task *v1.AttachTask) (work, error) 
 		if err := console.CheckLogs(w.Logs); err != nil {
 			return nil, err
 		}
-		if w.Logs.GetStack() != "" {
-			return c.stackLogs(ctx, w.Logs)
+		if w.Logs.GetStack() != "" || w.Logs.GetInstance() != "" {
+			return c.containerLogs(ctx, w.Logs)
 		}
 		return c.unitLogs(w.Logs), nil
 	case *v1.AttachTask_Exec:

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -47,7 +48,8 @@ func newRig(t *testing.T) *rig {
 	t.Helper()
 	r := &rig{T: t, logs: map[string]string{}}
 	r.consoles = console.New(console.Config{Host: host.New(host.Config{Runner: r}), Engine: r, Log: hclog.NewNullLogger(),
-		Stacks: func() []string { return []string{"shop"} }})
+		Stacks:    func() []string { return []string{"shop"} },
+		Instances: func() map[string]string { return map[string]string{"acme": "aaaa1111"} }})
 	server := grpc.NewServer()
 	v1.RegisterSessionServiceServer(server, r)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -276,6 +278,33 @@ func TestLogsOfAStack(t *testing.T) {
 	}
 }
 
+// part is a container of an instance.
+func part(docID, id, name string) docker.Container {
+	return docker.Container{ID: docID, State: "running", Labels: map[string]string{"infractl.id": id, "infractl.part": name}}
+}
+
+func TestLogsOfAnInstance(t *testing.T) {
+	r := newRig(t)
+	r.containers = []docker.Container{part("d", "aaaa1111", "db"), part("a", "aaaa1111", "app"), part("x", "bbbb2222", "app"),
+		container("w1", "acme", "app", "1", "running")}
+	r.logs = map[string]string{"d": "d\n", "a": "a\n", "x": "SECRET\n", "w1": "SECRET\n"}
+	var got []string
+	r.script = func(s serverStream) error { got, _ = read(s); return nil }
+	if err := r.attach(t.Context(), logsOf(&v1.LogSource{Instance: "acme"})); err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(got)
+	if diff := cmp.Diff([]string{"app:a\n", "db:d\n"}, got); diff != "" {
+		t.Error(diff)
+	}
+	if err := r.attach(t.Context(), logsOf(&v1.LogSource{Instance: "acme", Service: "db"})); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"db:d\n"}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestOnlyManagedStacks(t *testing.T) {
 	r := newRig(t)
 	r.containers = []docker.Container{container("x1", "other", "web", "1", "running"), container("w1", "shop", "web", "1", "exited")}
@@ -283,13 +312,15 @@ func TestOnlyManagedStacks(t *testing.T) {
 		task *v1.AttachTask
 		want errs.Code
 	}{
-		"log of a foreign stack":     {logsOf(&v1.LogSource{Stack: "other"}), errs.NotFound},
-		"log of no such service":     {logsOf(&v1.LogSource{Stack: "shop", Service: "db"}), errs.NotFound},
-		"command in a foreign stack": {execOf(&v1.ExecCommand{Stack: "other", Service: "web", Argv: []string{"sh"}}), errs.NotFound},
-		"command where none runs":    {execOf(&v1.ExecCommand{Stack: "shop", Service: "web", Argv: []string{"sh"}}), errs.Precondition},
-		"odd unit":                   {logsOf(&v1.LogSource{Unit: "--flush"}), errs.Invalid},
-		"no command":                 {execOf(&v1.ExecCommand{Stack: "shop", Service: "web"}), errs.Invalid},
-		"nothing":                    {&v1.AttachTask{}, errs.Invalid},
+		"log of a foreign stack":              {logsOf(&v1.LogSource{Stack: "other"}), errs.NotFound},
+		"log of no such service":              {logsOf(&v1.LogSource{Stack: "shop", Service: "db"}), errs.NotFound},
+		"command in a foreign stack":          {execOf(&v1.ExecCommand{Stack: "other", Service: "web", Argv: []string{"sh"}}), errs.NotFound},
+		"command where none runs":             {execOf(&v1.ExecCommand{Stack: "shop", Service: "web", Argv: []string{"sh"}}), errs.Precondition},
+		"log of a foreign instance":           {logsOf(&v1.LogSource{Instance: "beta"}), errs.NotFound},
+		"command in a part that is not there": {execOf(&v1.ExecCommand{Instance: "acme", Service: "cron", Argv: []string{"sh"}}), errs.Precondition},
+		"odd unit":                            {logsOf(&v1.LogSource{Unit: "--flush"}), errs.Invalid},
+		"no command":                          {execOf(&v1.ExecCommand{Stack: "shop", Service: "web"}), errs.Invalid},
+		"nothing":                             {&v1.AttachTask{}, errs.Invalid},
 	} {
 		t.Run(name, func(t *testing.T) {
 			wantCode(t, r.attach(t.Context(), c.task), c.want) // no stream is opened: script is nil

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/infractl/infractl/agent/docker"
+	"github.com/infractl/infractl/internal/console"
 	"github.com/infractl/infractl/internal/errs"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
@@ -17,16 +18,15 @@ const (
 	killWait = 10 * time.Second
 )
 
-// exec runs a command in a running container of a managed stack.
+// exec runs a command in a running container of a managed stack or instance.
 func (c *Consoles) exec(ctx context.Context, command *v1.ExecCommand) (work, error) {
-	found, err := c.containers(ctx, command.GetStack(), command.GetService())
+	found, err := c.containers(ctx, command)
 	if err != nil {
 		return nil, err
 	}
 	at := slices.IndexFunc(found, func(one docker.Container) bool { return one.State == "running" })
 	if at < 0 {
-		return nil, errs.New(errs.Precondition, "no container of service %s of stack %s runs", command.GetService(), command.GetStack()).
-			WithHint("infractl stack show %s", command.GetStack())
+		return nil, errs.New(errs.Precondition, "no container of %s runs", console.Name(command)).WithHint("%s", showHint(command))
 	}
 	return func(ctx context.Context, l *line) (int32, error) {
 		// It is started under a context of its own: a cut must not leave a command behind whose process nobody knows.

@@ -3,6 +3,7 @@ package console
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -107,15 +108,14 @@ func collect(ctx context.Context, l *line, read func(ctx context.Context, put fu
 	return errs.Join(flush(), <-failed)
 }
 
-// stackLogs shows the logs of a stack's containers, running or not.
-func (c *Consoles) stackLogs(ctx context.Context, s *v1.LogSource) (work, error) {
-	found, err := c.containers(ctx, s.GetStack(), s.GetService())
+// containerLogs shows the logs of the containers of a stack or of an instance, running or not.
+func (c *Consoles) containerLogs(ctx context.Context, s *v1.LogSource) (work, error) {
+	found, err := c.containers(ctx, s)
 	if err != nil {
 		return nil, err
 	}
 	if len(found) == 0 {
-		return nil, errs.New(errs.NotFound, "%s has no containers here", place(s.GetStack(), s.GetService())).
-			WithHint("infractl stack show %s", s.GetStack())
+		return nil, errs.New(errs.NotFound, "%s has no containers here", console.Name(s)).WithHint("%s", showHint(s))
 	}
 	names := sources(found)
 	options := docker.LogOptions{Follow: s.GetFollow(), Tail: int(s.GetTail())}
@@ -135,52 +135,95 @@ func (c *Consoles) stackLogs(ctx context.Context, s *v1.LogSource) (work, error)
 	}, nil
 }
 
-func place(stack, service string) string {
-	if service == "" {
-		return "stack " + stack
-	}
-	return "service " + service + " of stack " + stack
-}
-
 // sources are the names under which containers speak: the service's, with a number where it has several.
 func sources(list []docker.Container) []string {
 	count := map[string]int{}
 	for _, one := range list {
-		count[one.Service()]++
+		count[service(one)]++
 	}
 	out := make([]string, len(list))
 	for i, one := range list {
-		out[i] = one.Service()
-		if count[one.Service()] > 1 {
-			out[i] = fmt.Sprintf("%s-%s", one.Service(), one.Labels[docker.LabelNumber])
+		out[i] = service(one)
+		if count[service(one)] > 1 {
+			out[i] = fmt.Sprintf("%s-%s", service(one), one.Labels[docker.LabelNumber])
 		}
 		out[i] = clip(out[i], console.MaxSource)
 	}
 	return out
 }
 
-// containers are those of a managed stack, by service and number. NotFound for a stack that the applied spec does not know.
-func (c *Consoles) containers(ctx context.Context, stack, service string) ([]docker.Container, error) {
-	if c.cfg.Engine == nil || !slices.Contains(c.cfg.Stacks(), stack) {
-		return nil, errs.New(errs.NotFound, "this host does not run a stack %.64q", stack).WithHint("infractl stack list")
+// Labels of an instance's containers: its id, and which of its parts it is.
+const (
+	labelInstance = "infractl.id"
+	labelPart     = "infractl.part"
+)
+
+// service is the service of a stack's container, or the part of an instance's.
+func service(one docker.Container) string {
+	if one.Labels[labelInstance] != "" {
+		return one.Labels[labelPart]
 	}
-	labels := []string{docker.LabelProject + "=" + stack}
-	if service != "" {
-		labels = append(labels, docker.LabelService+"="+service)
+	return one.Service()
+}
+
+// showHint is where an operator looks for what there is.
+func showHint(p console.Place) string {
+	if p.GetInstance() != "" {
+		return "infractl instance show " + p.GetInstance()
 	}
-	list, err := c.cfg.Engine.Containers(ctx, labels...)
+	return "infractl stack show " + p.GetStack()
+}
+
+// labels choose the containers of a stack or of an instance. NotFound for one that the applied spec does not know.
+func (c *Consoles) labels(p console.Place) (map[string]string, error) {
+	chosen := map[string]string{}
+	if name := p.GetInstance(); name != "" {
+		id := c.cfg.Instances()[name]
+		if c.cfg.Engine == nil || id == "" {
+			return nil, errs.New(errs.NotFound, "this host does not run an instance %.64q", name).WithHint("infractl instance list")
+		}
+		chosen[labelInstance] = id
+		if p.GetService() != "" {
+			chosen[labelPart] = p.GetService()
+		}
+		return chosen, nil
+	}
+	if c.cfg.Engine == nil || !slices.Contains(c.cfg.Stacks(), p.GetStack()) {
+		return nil, errs.New(errs.NotFound, "this host does not run a stack %.64q", p.GetStack()).WithHint("infractl stack list")
+	}
+	chosen[docker.LabelProject] = p.GetStack()
+	if p.GetService() != "" {
+		chosen[docker.LabelService] = p.GetService()
+	}
+	return chosen, nil
+}
+
+// containers are those of a managed stack or instance, by service and number.
+func (c *Consoles) containers(ctx context.Context, p console.Place) ([]docker.Container, error) {
+	chosen, err := c.labels(p)
+	if err != nil {
+		return nil, err
+	}
+	var filters []string
+	for name, value := range chosen {
+		filters = append(filters, name+"="+value)
+	}
+	slices.Sort(filters)
+	list, err := c.cfg.Engine.Containers(ctx, filters...)
 	if err != nil {
 		return nil, err
 	}
 	// The engine chose by label; it is looked at once more, because nobody else's container may be touched.
 	list = slices.DeleteFunc(list, func(one docker.Container) bool {
-		return one.Project() != stack || service != "" && one.Service() != service
+		for name, value := range chosen {
+			if one.Labels[name] != value {
+				return true
+			}
+		}
+		return false
 	})
 	slices.SortStableFunc(list, func(a, b docker.Container) int {
-		if a.Service() != b.Service() {
-			return bytes.Compare([]byte(a.Service()), []byte(b.Service()))
-		}
-		return number(a) - number(b)
+		return cmp.Or(cmp.Compare(service(a), service(b)), number(a)-number(b))
 	})
 	return list, nil
 }

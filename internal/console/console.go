@@ -3,6 +3,8 @@ package console
 
 import (
 	"regexp"
+	"slices"
+	"strings"
 
 	"github.com/infractl/infractl/internal/errs"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
@@ -33,27 +35,37 @@ const (
 var (
 	unitPattern = regexp.MustCompile(`^[A-Za-z0-9:_.\\@][A-Za-z0-9:_.\\@-]{0,254}$`)
 	namePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}$`)
+	instPattern = regexp.MustCompile(`^[a-z][a-z0-9-]{1,30}$`)
 	userPattern = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,64}(:[A-Za-z0-9_.-]{1,64})?$`)
 )
 
-// CheckLogs returns Invalid unless source names one log within limits. Without unit and stack the unit becomes DefaultUnit.
+// Parts are the containers of an instance of Dolibarr, by the service that names them.
+func Parts() []string { return []string{"app", "db", "cron"} }
+
+// CheckLogs returns Invalid unless source names one log within limits. Without unit, stack and instance the unit becomes DefaultUnit.
 func CheckLogs(source *v1.LogSource) error {
+	named := 0
+	for _, name := range []string{source.GetUnit(), source.GetStack(), source.GetInstance()} {
+		if name != "" {
+			named++
+		}
+	}
 	switch {
 	case source == nil:
 		return errs.New(errs.Invalid, "no log is named")
-	case source.GetUnit() != "" && source.GetStack() != "":
-		return errs.New(errs.Invalid, "a log is that of a unit or that of a stack, not of both")
+	case named > 1:
+		return errs.New(errs.Invalid, "a log is that of a unit, of a stack or of an instance, and of one only")
 	case source.GetUnit() != "" && !unitPattern.MatchString(source.GetUnit()):
 		return errs.New(errs.Invalid, "%.80q cannot name a unit", source.GetUnit()).WithHint("a unit's name, such as ssh or nginx.service")
-	case source.GetStack() == "" && source.GetService() != "":
+	case source.GetStack() == "" && source.GetInstance() == "" && source.GetService() != "":
 		return errs.New(errs.Invalid, "a service is one of a stack, and no stack is named")
 	case source.GetTail() > MaxTail:
 		return errs.New(errs.Invalid, "a log begins with at most %d lines, not %d", MaxTail, source.GetTail())
 	case source.GetSince() != nil && source.GetSince().CheckValid() != nil:
 		return errs.New(errs.Invalid, "the time to begin with is none")
 	}
-	if source.GetStack() != "" {
-		return checkNames(source.GetStack(), source.GetService(), true)
+	if source.GetStack() != "" || source.GetInstance() != "" {
+		return checkNames(source, true)
 	}
 	if source.GetUnit() == "" {
 		source.Unit = DefaultUnit
@@ -66,7 +78,10 @@ func CheckExec(c *v1.ExecCommand) error {
 	if c == nil {
 		return errs.New(errs.Invalid, "no command is given")
 	}
-	if err := checkNames(c.GetStack(), c.GetService(), false); err != nil {
+	if c.GetStack() != "" && c.GetInstance() != "" {
+		return errs.New(errs.Invalid, "a command runs in a container of a stack or of an instance, not of both")
+	}
+	if err := checkNames(c, false); err != nil {
 		return err
 	}
 	if len(c.GetArgv()) == 0 || len(c.GetArgv()) > MaxArgs || c.GetArgv()[0] == "" {
@@ -85,7 +100,36 @@ func CheckExec(c *v1.ExecCommand) error {
 	return checkSize(c.GetRows(), c.GetColumns())
 }
 
-func checkNames(stack, service string, maybe bool) error {
+// Place is what names containers: a stack or an instance, and a service.
+type Place interface {
+	GetStack() string
+	GetInstance() string
+	GetService() string
+}
+
+// Name is how people call the containers of a place: stack NAME/SERVICE, or instance NAME/PART.
+func Name(p Place) string {
+	name := "stack " + p.GetStack()
+	if p.GetInstance() != "" {
+		name = "instance " + p.GetInstance()
+	}
+	if p.GetService() != "" {
+		name += "/" + p.GetService()
+	}
+	return name
+}
+
+func checkNames(p Place, maybe bool) error {
+	stack, service := p.GetStack(), p.GetService()
+	if name := p.GetInstance(); name != "" {
+		if !instPattern.MatchString(name) {
+			return errs.New(errs.Invalid, "%.80q cannot name an instance", name).WithHint("infractl instance list")
+		}
+		if maybe && service == "" || slices.Contains(Parts(), service) {
+			return nil
+		}
+		return errs.New(errs.Invalid, "an instance has no part %.80q", service).WithHint("one of %s", strings.Join(Parts(), ", "))
+	}
 	if !namePattern.MatchString(stack) {
 		return errs.New(errs.Invalid, "%.80q cannot name a stack", stack).WithHint("infractl stack list")
 	}

@@ -86,8 +86,12 @@ func newRig(t *testing.T, limits console.Limits) *rig {
 	return r
 }
 
+// stacks is a host with these stacks, and with an instance of the name of each beside it.
 func stacks(names ...string) *v1.HostSpec {
-	spec := &v1.HostSpec{Containers: &v1.ContainersSpec{}}
+	spec := &v1.HostSpec{Containers: &v1.ContainersSpec{}, Dolibarr: &v1.DolibarrSpec{}}
+	for _, n := range names {
+		spec.Dolibarr.Instances = append(spec.Dolibarr.Instances, &v1.InstanceSpec{Name: n + "-in", Id: "aaaa1111"})
+	}
 	for _, n := range names {
 		spec.Containers.Stacks = append(spec.Containers.Stacks, &v1.StackSpec{Name: n})
 	}
@@ -231,6 +235,20 @@ func TestALogFlowsToItsEnd(t *testing.T) {
 	}
 }
 
+func TestTheLogOfAnInstanceIsAskedForWhereItIs(t *testing.T) {
+	r := newRig(t, console.Limits{})
+	r.act(func(s attached, _ *v1.AttachTask) {
+		_ = say(s, &v1.ConsoleOutput{Ended: true})
+		_, _ = s.Recv()
+	})
+	if _, err := r.logs(&v1.StreamLogsRequest{Source: &v1.LogSource{Instance: "shop-in", Service: "app"}}); err != nil {
+		t.Fatal(err)
+	}
+	if a := r.audited("console.logs"); len(a) != 1 || a[0].Node != "web" || a[0].Target != "instance/shop-in/app" {
+		t.Errorf("audit = %+v", a)
+	}
+}
+
 func TestACommandTalksBothWays(t *testing.T) {
 	r := newRig(t, console.Limits{})
 	r.act(func(s attached, _ *v1.AttachTask) {
@@ -286,6 +304,8 @@ func TestWrongRequestsAreRefusedBeforeAnyAgentHearsOfThem(t *testing.T) {
 		"no node":       {&v1.StreamLogsRequest{}, errs.Invalid},
 		"odd unit":      {&v1.StreamLogsRequest{Node: "web", Source: &v1.LogSource{Unit: "--flush"}}, errs.Invalid},
 		"unknown stack": {&v1.StreamLogsRequest{Source: &v1.LogSource{Stack: "nothing"}}, errs.NotFound},
+		"no instance":   {&v1.StreamLogsRequest{Source: &v1.LogSource{Instance: "shop"}}, errs.NotFound},
+		"odd part":      {&v1.StreamLogsRequest{Source: &v1.LogSource{Instance: "shop-in", Service: "web"}}, errs.Invalid},
 		"elsewhere":     {&v1.StreamLogsRequest{Node: "mail", Source: &v1.LogSource{Stack: "shop"}}, errs.NotFound},
 		"two places":    {&v1.StreamLogsRequest{Source: &v1.LogSource{Stack: "both"}}, errs.Invalid},
 	} {

@@ -34,13 +34,13 @@ func (s *Consoles) StreamLogs(req *v1.StreamLogsRequest, stream grpc.ServerStrea
 		return err
 	}
 	ctx := stream.Context()
-	node, err := s.place(ctx, req.GetNode(), source.GetStack())
+	node, err := s.place(ctx, req.GetNode(), source)
 	if err != nil {
 		return err
 	}
 	target := "unit " + source.GetUnit()
-	if source.GetStack() != "" {
-		target = strings.TrimSuffix(source.GetStack()+"/"+source.GetService(), "/")
+	if source.GetStack() != "" || source.GetInstance() != "" {
+		target = targetOf(source)
 	}
 	return s.serve(ctx, request{
 		node: node, target: target, action: "console.logs",
@@ -65,12 +65,12 @@ func (s *Consoles) Exec(stream grpc.BidiStreamingServer[v1.ExecRequest, v1.ExecR
 	if err := console.CheckExec(command); err != nil {
 		return err
 	}
-	node, err := s.place(ctx, start.GetNode(), command.GetStack())
+	node, err := s.place(ctx, start.GetNode(), command)
 	if err != nil {
 		return err
 	}
 	return s.serve(ctx, request{
-		node: node, target: command.GetStack() + "/" + command.GetService(), action: "console.exec",
+		node: node, target: targetOf(command), action: "console.exec",
 		said:  "runs " + quote(command),
 		work:  &v1.AttachTask{Work: &v1.AttachTask_Exec{Exec: command}},
 		send:  func(out *v1.ConsoleOutput) error { return stream.Send(&v1.ExecResponse{Output: out}) },
@@ -93,13 +93,34 @@ func quote(c *v1.ExecCommand) string {
 	return text
 }
 
-// place returns the node to ask: the one that is named, or the one that the stack is on.
-func (s *Consoles) place(ctx context.Context, node, stack string) (string, error) {
+// targetOf is what the audit log calls containers: STACK/SERVICE, or instance/NAME/PART.
+func targetOf(p console.Place) string {
+	name := p.GetStack()
+	if p.GetInstance() != "" {
+		name = "instance/" + p.GetInstance()
+	}
+	return strings.TrimSuffix(name+"/"+p.GetService(), "/")
+}
+
+// carries reports whether a host has the stack or the instance.
+func carries(spec *v1.HostSpec, p console.Place) bool {
+	if p.GetInstance() != "" {
+		return slices.ContainsFunc(spec.GetDolibarr().GetInstances(), func(i *v1.InstanceSpec) bool { return i.GetName() == p.GetInstance() })
+	}
+	return slices.ContainsFunc(spec.GetContainers().GetStacks(), func(s *v1.StackSpec) bool { return s.GetName() == p.GetStack() })
+}
+
+// place returns the node to ask: the one that is named, or the one that the stack or the instance is on.
+func (s *Consoles) place(ctx context.Context, node string, p console.Place) (string, error) {
 	specs, err := s.cfg.Wanted.HostSpecs(ctx)
 	if err != nil {
 		return "", err
 	}
-	if stack == "" {
+	kind, name := "stack", p.GetStack()
+	if p.GetInstance() != "" {
+		kind, name = "instance", p.GetInstance()
+	}
+	if name == "" {
 		if node == "" {
 			return "", errs.New(errs.Invalid, "no node is named").WithHint("infractl node list")
 		}
@@ -109,21 +130,21 @@ func (s *Consoles) place(ctx context.Context, node, stack string) (string, error
 		return node, nil // a node that no revision names yet has a log too
 	}
 	var on []string
-	for name, spec := range specs {
-		if slices.ContainsFunc(spec.GetContainers().GetStacks(), func(s *v1.StackSpec) bool { return s.GetName() == stack }) {
-			on = append(on, name)
+	for host, spec := range specs {
+		if carries(spec, p) {
+			on = append(on, host)
 		}
 	}
 	slices.Sort(on)
 	switch {
 	case len(on) == 0:
-		return "", errs.New(errs.NotFound, "the site has no stack %.64q", stack).WithHint("infractl stack list")
+		return "", errs.New(errs.NotFound, "the site has no %s %.64q", kind, name).WithHint("infractl %s list", kind)
 	case node == "" && len(on) == 1:
 		return on[0], nil
 	case node == "":
-		return "", errs.New(errs.Invalid, "stack %s is on %s", stack, strings.Join(on, ", ")).WithHint("name the node")
+		return "", errs.New(errs.Invalid, "%s %s is on %s", kind, name, strings.Join(on, ", ")).WithHint("name the node")
 	case !slices.Contains(on, node):
-		return "", errs.New(errs.NotFound, "stack %s is not on %.64q but on %s", stack, node, strings.Join(on, ", "))
+		return "", errs.New(errs.NotFound, "%s %s is not on %.64q but on %s", kind, name, node, strings.Join(on, ", "))
 	}
 	return node, nil
 }

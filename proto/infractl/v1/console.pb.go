@@ -36,7 +36,9 @@ type LogSource struct {
 	// Follow goes on until the caller ends.
 	Follow bool `protobuf:"varint,5,opt,name=follow,proto3" json:"follow,omitempty"`
 	// Since limits to entries after a time.
-	Since         *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=since,proto3" json:"since,omitempty"`
+	Since *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=since,proto3" json:"since,omitempty"`
+	// Instance is an instance of Dolibarr, by name; service is then app, db or cron.
+	Instance      string `protobuf:"bytes,7,opt,name=instance,proto3" json:"instance,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -113,10 +115,17 @@ func (x *LogSource) GetSince() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *LogSource) GetInstance() string {
+	if x != nil {
+		return x.Instance
+	}
+	return ""
+}
+
 // StreamLogsRequest asks for a log.
 type StreamLogsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Node is the host; it may be empty where the stack says it.
+	// Node is the host; it may be empty where the stack or the instance says it.
 	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
 	// Source says which log.
 	Source        *LogSource `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
@@ -230,7 +239,9 @@ type ExecCommand struct {
 	// Columns are the terminal's columns.
 	Columns uint32 `protobuf:"varint,6,opt,name=columns,proto3" json:"columns,omitempty"`
 	// User is the user in the container; empty means the container's own.
-	User          string `protobuf:"bytes,7,opt,name=user,proto3" json:"user,omitempty"`
+	User string `protobuf:"bytes,7,opt,name=user,proto3" json:"user,omitempty"`
+	// Instance is an instance of Dolibarr, by name, instead of a stack; service is then app, db or cron.
+	Instance      string `protobuf:"bytes,8,opt,name=instance,proto3" json:"instance,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -310,6 +321,13 @@ func (x *ExecCommand) GetColumns() uint32 {
 func (x *ExecCommand) GetUser() string {
 	if x != nil {
 		return x.User
+	}
+	return ""
+}
+
+func (x *ExecCommand) GetInstance() string {
+	if x != nil {
+		return x.Instance
 	}
 	return ""
 }
@@ -404,7 +422,7 @@ func (*ExecRequest_Input) isExecRequest_Message() {}
 // ExecStart says what to run.
 type ExecStart struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Node is the host; it may be empty where the stack says it.
+	// Node is the host; it may be empty where the stack or the instance says it.
 	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
 	// Command is the command.
 	Command       *ExecCommand `protobuf:"bytes,2,opt,name=command,proto3" json:"command,omitempty"`
@@ -670,19 +688,20 @@ var File_infractl_v1_console_proto protoreflect.FileDescriptor
 
 const file_infractl_v1_console_proto_rawDesc = "" +
 	"\n" +
-	"\x19infractl/v1/console.proto\x12\vinfractl.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xad\x01\n" +
+	"\x19infractl/v1/console.proto\x12\vinfractl.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc9\x01\n" +
 	"\tLogSource\x12\x12\n" +
 	"\x04unit\x18\x01 \x01(\tR\x04unit\x12\x14\n" +
 	"\x05stack\x18\x02 \x01(\tR\x05stack\x12\x18\n" +
 	"\aservice\x18\x03 \x01(\tR\aservice\x12\x12\n" +
 	"\x04tail\x18\x04 \x01(\rR\x04tail\x12\x16\n" +
 	"\x06follow\x18\x05 \x01(\bR\x06follow\x120\n" +
-	"\x05since\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"W\n" +
+	"\x05since\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x1a\n" +
+	"\binstance\x18\a \x01(\tR\binstance\"W\n" +
 	"\x11StreamLogsRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12.\n" +
 	"\x06source\x18\x02 \x01(\v2\x16.infractl.v1.LogSourceR\x06source\"H\n" +
 	"\x12StreamLogsResponse\x122\n" +
-	"\x06output\x18\x01 \x01(\v2\x1a.infractl.v1.ConsoleOutputR\x06output\"\xa5\x01\n" +
+	"\x06output\x18\x01 \x01(\v2\x1a.infractl.v1.ConsoleOutputR\x06output\"\xc1\x01\n" +
 	"\vExecCommand\x12\x14\n" +
 	"\x05stack\x18\x01 \x01(\tR\x05stack\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x12\n" +
@@ -690,7 +709,8 @@ const file_infractl_v1_console_proto_rawDesc = "" +
 	"\x03tty\x18\x04 \x01(\bR\x03tty\x12\x12\n" +
 	"\x04rows\x18\x05 \x01(\rR\x04rows\x12\x18\n" +
 	"\acolumns\x18\x06 \x01(\rR\acolumns\x12\x12\n" +
-	"\x04user\x18\a \x01(\tR\x04user\"{\n" +
+	"\x04user\x18\a \x01(\tR\x04user\x12\x1a\n" +
+	"\binstance\x18\b \x01(\tR\binstance\"{\n" +
 	"\vExecRequest\x12.\n" +
 	"\x05start\x18\x01 \x01(\v2\x16.infractl.v1.ExecStartH\x00R\x05start\x121\n" +
 	"\x05input\x18\x02 \x01(\v2\x19.infractl.v1.ConsoleInputH\x00R\x05inputB\t\n" +

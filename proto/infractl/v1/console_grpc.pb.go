@@ -31,7 +31,7 @@ const (
 type ConsoleServiceClient interface {
 	// StreamLogs sends the log of a unit, of the agent, or of containers.
 	StreamLogs(ctx context.Context, in *StreamLogsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StreamLogsResponse], error)
-	// Exec runs a command in a container of a stack. Every call is in the audit log with its command.
+	// Exec runs a command in a container of a stack or of an instance. Every call is in the audit log with its command.
 	Exec(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ExecRequest, ExecResponse], error)
 }
 
@@ -83,7 +83,7 @@ type ConsoleService_ExecClient = grpc.BidiStreamingClient[ExecRequest, ExecRespo
 type ConsoleServiceServer interface {
 	// StreamLogs sends the log of a unit, of the agent, or of containers.
 	StreamLogs(*StreamLogsRequest, grpc.ServerStreamingServer[StreamLogsResponse]) error
-	// Exec runs a command in a container of a stack. Every call is in the audit log with its command.
+	// Exec runs a command in a container of a stack or of an instance. Every call is in the audit log with its command.
 	Exec(grpc.BidiStreamingServer[ExecRequest, ExecResponse]) error
 	mustEmbedUnimplementedConsoleServiceServer()
 }
