@@ -14,19 +14,29 @@ import (
 	"github.com/infractl/infractl/internal/lab/demo"
 )
 
-// captured are the files of the end state that Ansible is to reach.
-func captured() []string {
-	return []string{"/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/etc/sysctl.d/90-infractl-net.conf",
+// captured are the files of the end state that Ansible is to reach on a node.
+func captured(node string) []string {
+	files := []string{"/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/etc/sysctl.d/90-infractl-net.conf",
 		"/etc/sysctl.d/90-infractl-sshd.conf", "/etc/chrony/conf.d/infractl.conf", "/etc/chrony/sources.d/infractl.sources",
 		"/etc/sudoers.d/infractl", "/etc/ssh/infractl-keys/operator", "/etc/ssh/infractl-keys/developer",
 		"/etc/ssh/sshd_config.d/00-infractl.conf", "/etc/systemd/system/ssh.service.d/infractl.conf",
-		"/var/lib/infractl/firewall/rules.v4", "/var/lib/infractl/firewall/rules.v6"}
+		"/etc/ssh/infractl-user-ca.pub", "/var/lib/infractl/firewall/rules.v4", "/var/lib/infractl/firewall/rules.v6"}
+	if node == nameServer {
+		files = append(files, "/etc/bind/named.conf", "/etc/bind/named.conf.options", "/etc/bind/named.conf.local")
+		for _, zone := range []string{"10.0.10.in-addr.arpa", "20.0.10.in-addr.arpa", "dolibarr.projetpro.example", "projetpro.lab"} {
+			files = append(files, "/var/lib/bind/infractl/"+zone+".zone")
+		}
+	}
+	return files
 }
+
+// nameServer is the node that answers for the site's names.
+const nameServer = "srv-dhcp-dns"
 
 // capture copies the end state's files out of the VMs and returns the playbook's folder.
 func capture(ctx context.Context, s *demo.Site, dir string) (string, error) {
 	for _, node := range demo.Nodes() {
-		for _, path := range captured() {
+		for _, path := range captured(node) {
 			data, err := s.Lab.VM(node).ReadFile(ctx, path)
 			if err != nil {
 				return "", errs.Wrap("capture "+path+" of "+node, err)
@@ -40,7 +50,12 @@ func capture(ctx context.Context, s *demo.Site, dir string) (string, error) {
 			}
 		}
 	}
-	return dir, nil
+	// What the router's kernel holds of address translation is in no file.
+	nat, err := s.Lab.VM(demo.Router).Must(ctx, "iptables-save", "-t", "nat")
+	if err != nil {
+		return "", errs.Wrap("capture the address translation", err)
+	}
+	return dir, errs.Wrap("capture", os.WriteFile(filepath.Join(dir, "files", demo.Router, "nat.v4"), []byte(nat), 0o600))
 }
 
 // compareWithAnsible brings the same VMs, made anew without agents, to the same end state with Ansible, and compares.
@@ -155,7 +170,7 @@ func tail(s string, n int) string {
 }
 
 func inventory(dir, key string, port int) string {
-	addresses := map[string]string{demo.Router: "10.0.10.1", demo.Relay: "10.0.10.4", "srv-dhcp-dns": "10.0.10.10", "srv-supervision": "10.0.10.11",
+	addresses := map[string]string{demo.Router: "10.0.10.1", demo.Relay: "10.0.10.4", nameServer: "10.0.10.10", "srv-supervision": "10.0.10.11",
 		demo.Prod: "10.0.10.20", demo.Preprod: "10.0.10.21"}
 	var b strings.Builder
 	b.WriteString("[site]\n")

@@ -157,7 +157,7 @@ type probed struct {
 func ways() []way {
 	list := []way{
 		{demo.Operator, "10.0.10.4", 202, true}, {demo.Operator, "10.0.10.20", 202, false}, {demo.Operator, "10.0.10.20", 22, false},
-		{demo.Internet, "10.0.10.10", 80, true}, {demo.Internet, "10.0.10.10", 81, false}, {demo.Internet, "10.0.10.4", 202, false},
+		{demo.Internet, "10.0.10.10", 80, true}, {demo.Internet, "192.168.8.30", 443, true}, {demo.Internet, "192.168.8.30", 202, false}, {demo.Internet, "10.0.10.10", 81, false}, {demo.Internet, "10.0.10.4", 202, false},
 		{demo.Internet, "10.0.10.20", 202, false}, {"srv-supervision", "10.0.10.20", 9100, true}, {"srv-prod", "10.0.10.21", 202, false},
 	}
 	for _, address := range []string{"10.0.10.1", "10.0.10.10", "10.0.10.11", "10.0.10.20", "10.0.10.21"} {
@@ -169,7 +169,7 @@ func ways() []way {
 // endState opens every way for real, all at once.
 func endState(ctx context.Context, l *lab.Lab) (probed, error) {
 	list := ways()
-	wrong := make([]string, len(list))
+	wrong := make([]string, len(list)+1)
 	var wg sync.WaitGroup
 	for i, w := range list {
 		wg.Go(func() {
@@ -178,12 +178,34 @@ func endState(ctx context.Context, l *lab.Lab) (probed, error) {
 			}
 		})
 	}
+	wg.Go(func() {
+		if err := names(ctx, l); err != nil {
+			wrong[len(list)] = err.Error()
+		}
+	})
 	wg.Wait()
 	wrong = slices.DeleteFunc(wrong, func(s string) bool { return s == "" })
 	if len(wrong) > 0 {
 		return probed{}, errs.New(errs.Internal, "wrong end state: %s", strings.Join(wrong, "; "))
 	}
-	return probed{ok: len(list), total: len(list)}, nil
+	return probed{ok: len(list) + 1, total: len(list) + 1}, nil
+}
+
+// names asks the site's name server for a node's name and for its address.
+func names(ctx context.Context, l *lab.Lab) error {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	asks := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return l.VM("srv-supervision").DialContext(ctx, network, "10.0.10.10:53")
+	}}
+	const name, address = "srv-prod.projetpro.lab.", "10.0.10.20"
+	if found, err := asks.LookupHost(ctx, name); err != nil || !slices.Equal(found, []string{address}) {
+		return errs.New(errs.Internal, "the name server says that %s is %v (%v)", name, found, err)
+	}
+	if found, err := asks.LookupAddr(ctx, address); err != nil || !slices.Equal(found, []string{name}) {
+		return errs.New(errs.Internal, "the name server says that %s is %v (%v)", address, found, err)
+	}
+	return nil
 }
 
 // opens reports whether a way is open: a connection or a refusal, not silence. seen is what the kernel said.
