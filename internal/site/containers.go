@@ -89,14 +89,37 @@ func (s *Site) MissingSecrets(res Resources) []*v1.Finding {
 	return out
 }
 
+// ImageUse is an image that a spec names, and what needs it.
+type ImageUse struct {
+	// By is a stack's name, "instances" or "front".
+	By string
+	// Image is the image.
+	Image *v1.StackImage
+}
+
+// ImagesOf returns the images that a node's spec names: those of its stacks and of its instances.
+func ImagesOf(spec *v1.HostSpec) []ImageUse {
+	var out []ImageUse
+	for _, st := range spec.GetContainers().GetStacks() {
+		for _, image := range st.GetImages() {
+			out = append(out, ImageUse{st.GetName(), image})
+		}
+	}
+	for _, inst := range spec.GetDolibarr().GetInstances() {
+		out = append(out, ImageUse{"instances", inst.GetAppImage()}, ImageUse{"instances", inst.GetDbImage()})
+	}
+	if front := spec.GetDolibarr().GetFront(); front != nil {
+		out = append(out, ImageUse{"front", front.GetImage()})
+	}
+	return out
+}
+
 // ArchivesOf returns the digests of the archives that a node's spec names.
 func ArchivesOf(spec *v1.HostSpec) []string {
 	var out []string
-	for _, st := range spec.GetContainers().GetStacks() {
-		for _, image := range st.GetImages() {
-			if d := image.GetArchiveDigest(); d != "" && !slices.Contains(out, d) {
-				out = append(out, d)
-			}
+	for _, use := range ImagesOf(spec) {
+		if d := use.Image.GetArchiveDigest(); d != "" && !slices.Contains(out, d) {
+			out = append(out, d)
 		}
 	}
 	return out

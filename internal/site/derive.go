@@ -47,6 +47,7 @@ func (s *Site) HostSpecs(res Resources) (map[string]*v1.HostSpec, error) {
 			spec.Metrics = s.metrics(n)
 			spec.Dns = s.dns(n, res, zones)
 			spec.Proxy = s.proxy(n, res)
+			spec.Dolibarr = s.instancesOn(n, res)
 		}
 		spec.Router = s.router(n, res)
 		if spec.Router != nil && !n.Linux() {

@@ -68,9 +68,7 @@ func (s *Site) impliedFlows() []flow {
 	m.supervision()
 	m.proxy()
 	m.backup()
-	if slices.Contains(s.NotManaged, "dolibarr") {
-		m.add("instances", "instances", "internet", tcp(443, 465, 587), "instances call services and send mail")
-	}
+	m.instances()
 	for i := range s.Probes {
 		p := &s.Probes[i]
 		m.own("probe-"+p.Name, "probe:"+p.Name, s.Server.Nodes[0], tcp(s.Server.Port, s.Server.EnrolPort),
@@ -227,6 +225,18 @@ func (m *implied) proxy() {
 	}
 	for _, t := range s.proxyTargets {
 		m.add("proxy-"+strings.ReplaceAll(t.name, ".", "-"), s.proxyNode, t.host, tcp(t.port), "the proxy serves "+t.name)
+	}
+}
+
+// instances reach nothing but what a customer's Dolibarr needs: no host, no other instance, no network of the site.
+func (m *implied) instances() {
+	s := m.s
+	if !s.dolibarr.managed {
+		return
+	}
+	m.add("instances", "instances", "internet", tcp(443, 465, 587), "instances call services and send mail")
+	for _, node := range s.dnsNodes() {
+		m.add("instances-dns-"+node, "instances", node, append(udp(53), tcp(53)...), "instances ask the DNS node for names")
 	}
 }
 

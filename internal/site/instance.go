@@ -18,7 +18,7 @@ type Instance struct {
 	AppImage, DBImage string
 	// Subnet is its network.
 	Subnet netip.Prefix
-	// Domains are its names, the main one first.
+	// Domains are further names, beside the default one, which the proxy's domain makes of Name.
 	Domains []string
 	// MemoryBytes, MilliCPUs, PIDs and DiskBytes are its limits.
 	MemoryBytes     uint64
@@ -30,6 +30,6 @@ type Instance struct {
 	Cron bool
 	// AdminLogin is its administrator's login.
 	AdminLogin string
-	// Secrets are the version ids of its secrets by their names in the server's store.
+	// Secrets are the version ids of its secrets by their names, such as db-root; SecretName makes the names in the server's store.
 	Secrets map[string]string
 }

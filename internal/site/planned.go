@@ -14,7 +14,7 @@ import (
 // notManaged are the sections that are validated but not managed yet.
 func notManaged() []string {
 	return []string{
-		"proxy", "dolibarr", "backup", "patching", "logs",
+		"proxy", "backup", "patching", "logs",
 	}
 }
 
@@ -219,31 +219,6 @@ func (l *loader) monitoring(f *sitefile.Monitoring) {
 func (l *loader) secret(path string, ref *sitefile.SecretRef) {
 	if ref != nil && l.pos.Has(path+"/secret") && !isLabel(ref.Secret) {
 		l.fail(path+"/secret", labelHint, "%q is no name for a secret", ref.Secret)
-	}
-}
-
-func (l *loader) dolibarr(f *sitefile.Dolibarr) {
-	for _, part := range []struct {
-		role  string
-		nodes []string
-	}{{RoleProd, f.Prod}, {RolePreprod, f.Preprod}} {
-		for i, name := range part.nodes {
-			path := yamltree.Join("dolibarr", part.role, strconv.Itoa(i))
-			if !l.nodeRef(path, name) {
-				continue
-			}
-			if n, _ := l.site.Node(name); n.Role != part.role {
-				l.fail(path, "", "node %s has the role %s, not %s", name, n.Role, part.role)
-			}
-			if slices.Index(part.nodes, name) != i {
-				l.fail(path, "", "node %s is given twice", name)
-				continue
-			}
-			l.site.instanceNodes = append(l.site.instanceNodes, name)
-		}
-	}
-	if f.Defaults != nil && l.pos.Has("dolibarr/defaults/timezone") {
-		l.timezone("dolibarr/defaults/timezone", f.Defaults.Timezone)
 	}
 }
 

@@ -110,14 +110,10 @@ func (s *Site) proxyHosts(n *Node, res Resources) []*v1.ProxyHostSpec {
 	for i := range res.Instances {
 		inst := &res.Instances[i]
 		on, ok := s.Node(inst.Node)
-		if !ok {
+		if !ok || !inst.shown() {
 			continue
 		}
-		names := inst.Domains
-		if s.proxyDomain != "" && isLabel(inst.Name) {
-			names = append([]string{inst.Name + "." + s.proxyDomain}, names...)
-		}
-		for _, name := range names {
+		for _, name := range s.InstanceDomains(inst) {
 			add(name, &v1.ProxyHostSpec{Target: netip.AddrPortFrom(s.reach(n, on), FrontPort).String(), Scheme: "http", Instance: inst.Name})
 		}
 	}

@@ -27,12 +27,15 @@ func proxySpec(t *testing.T, res Resources, change ...string) (map[string]*v1.Ho
 
 const account = "driver: npm\n  api_user: infractl@projetpro.example\n  api_password: {secret: npm-infractl}"
 
+const running = v1.InstanceMode_INSTANCE_MODE_RUNNING
+
 func proxyResources() Resources {
 	return Resources{Secrets: map[string]string{"npm-infractl": "v7"}, Instances: []Instance{
-		{Name: "acme", Node: "srv-prod", Domains: []string{"acme.dolibarr.projetpro.example", "ERP.acme.example"}},
-		{Name: "beta", Node: "srv-pre-prod"},
-		{Name: "gone", Node: "no-such-node"},
-		{Name: "thief", Node: "srv-prod", Domains: []string{"grafana.projetpro.lab"}},
+		{Name: "acme", Node: "srv-prod", Mode: running, Domains: []string{"acme.dolibarr.projetpro.example", "ERP.acme.example"}},
+		{Name: "beta", Node: "srv-pre-prod", Mode: v1.InstanceMode_INSTANCE_MODE_SUSPENDED},
+		{Name: "new", Node: "srv-prod", Mode: v1.InstanceMode_INSTANCE_MODE_CLOSED},
+		{Name: "gone", Node: "no-such-node", Mode: running},
+		{Name: "thief", Node: "srv-prod", Mode: running, Domains: []string{"grafana.projetpro.lab"}},
 	}}
 }
 

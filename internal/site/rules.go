@@ -13,11 +13,24 @@ func (s *Site) firewall(n *Node) *v1.FirewallSpec {
 	spec := &v1.FirewallSpec{DockerHost: n.DockerHost(), Router: n.Role == RoleRouter}
 	spec.InsidePrefixes = texts(s.ours())
 	b := &rules{s: s, node: n, own: single(n.Addresses()...)}
+	if slices.Contains(s.instanceNodes, n.Name) {
+		b.pool = []netip.Prefix{s.dolibarr.pool}
+		spec.InstancePool = s.dolibarr.pool.String()
+		spec.InsidePrefixes = texts(append(s.ours(), b.pool...)) // a customer's container is not the internet
+	}
 	for _, hook := range []func(*flow){b.input, b.output, b.forward} {
 		for i := range s.flows {
 			if f := &s.flows[i]; len(f.Ports) > 0 && !f.from.empty() && !f.to.empty() {
+				if f.from.instances {
+					f = b.seen(f)
+				}
 				hook(f)
 			}
+		}
+	}
+	for i := range s.flows {
+		if f := &s.flows[i]; f.from.instances && len(b.pool) > 0 && len(f.Ports) > 0 && !f.to.empty() {
+			b.instances(f)
 		}
 	}
 	spec.Rules = b.list
@@ -53,6 +66,29 @@ type rules struct {
 	node *Node
 	own  []netip.Prefix
 	list []*v1.FirewallRule
+	// pool are the networks of instances, on a node that carries some.
+	pool []netip.Prefix
+}
+
+// seen is a flow from instances as other machines see it: Docker puts the host's address in place of the container's. The host itself
+// gets no such way by it.
+func (b *rules) seen(f *flow) *flow {
+	out := *f
+	carriers := slices.DeleteFunc(slices.Clone(b.s.instanceNodes), func(n string) bool { return n == b.node.Name })
+	out.from = b.s.nodeSide(func(n *Node) bool { return slices.Contains(carriers, n.Name) })
+	out.from.machines = false
+	return &out
+}
+
+// instances accepts on a node that carries instances what these may open: to the host itself, or out of it.
+func (b *rules) instances(f *flow) {
+	from := endpoint(b.pool, false)
+	if to := b.mine(&f.to); len(to) > 0 {
+		b.add(v1.FirewallHook_FIREWALL_HOOK_INPUT, f, from, endpoint(to, false), nil, false)
+	}
+	if to := b.others(&f.to); f.to.internet || len(to) > 0 {
+		b.add(v1.FirewallHook_FIREWALL_HOOK_FORWARD, f, from, endpoint(to, f.to.internet), f.to.nodes, false)
+	}
 }
 
 // input accepts what comes to the node's addresses from others.

@@ -17,6 +17,8 @@ type side struct {
 	nodes []string
 	// machines says that the principal names nodes as such, so that their containers are meant too.
 	machines bool
+	// instances says that the prefixes are the networks of instances: others see the addresses of the hosts that carry them.
+	instances bool
 }
 
 // side resolves a principal, false when there is none of that name.
@@ -27,7 +29,10 @@ func (s *Site) side(principal string) (side, bool) {
 	case "all":
 		return s.nodeSide(func(*Node) bool { return true }), true
 	case "instances":
-		return side{}, slices.Contains(s.NotManaged, "dolibarr")
+		if !s.dolibarr.managed {
+			return side{}, false
+		}
+		return side{instances: true, prefixes: []netip.Prefix{s.dolibarr.pool}}, true
 	}
 	if name, ok := strings.CutPrefix(principal, "stack:"); ok {
 		return side{}, slices.Contains(s.stacks, name)
@@ -72,7 +77,7 @@ func (s *Site) nodeSide(in func(*Node) bool) side {
 // covers reports whether the address belongs to the side.
 func (s *Site) covers(d *side, a netip.Addr) bool {
 	if d.internet {
-		return !s.inside(a) && s.nodeAt(a) == nil
+		return !s.inside(a) && s.nodeAt(a) == nil && !s.dolibarr.pool.Contains(a)
 	}
 	return slices.ContainsFunc(d.prefixes, func(p netip.Prefix) bool { return p.Contains(a) })
 }

@@ -68,6 +68,7 @@ type Site struct {
 	proxyTargets   []proxyTarget
 	proxyPart      proxyPart
 	instanceNodes  []string
+	dolibarr       dolibarrPart
 }
 
 // Network is one network of the site.

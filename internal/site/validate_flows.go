@@ -82,6 +82,10 @@ func (l *loader) flowSide(path, name string) (side, bool) {
 		l.fail(path, l.principalHint(name), "there is no principal %q", name)
 		return d, false
 	}
+	if d.instances && strings.HasSuffix(path, "/to") {
+		l.warn(path, "remove the flow", "nothing reaches an instance but the proxy, by the front of its host: this adds no rules")
+		return side{}, true
+	}
 	if d.empty() {
 		l.info(path, "%s adds no rules yet: containers are not managed yet", name)
 	}

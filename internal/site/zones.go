@@ -3,7 +3,6 @@ package site
 import (
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/infractl/infractl/internal/zone"
 )
@@ -192,13 +191,11 @@ func (s *Site) servedNames(res Resources) []servedName {
 	}
 	for i := range res.Instances {
 		n := &res.Instances[i]
-		if s.proxyDomain != "" && isLabel(n.Name) {
-			if name := n.Name + "." + s.proxyDomain; zone.IsHostName(name) {
-				out = append(out, servedName{name, "instance " + n.Name})
-			}
+		if !n.shown() {
+			continue
 		}
-		for _, d := range n.Domains {
-			add(strings.ToLower(d), "instance "+n.Name)
+		for _, d := range s.InstanceDomains(n) {
+			add(d, "instance "+n.Name)
 		}
 	}
 	slices.SortStableFunc(out, func(a, b servedName) int { return compareNames(a.name, b.name) })

@@ -31,7 +31,7 @@ func zoneLines(t *testing.T, res Resources, change ...string) ([]string, *Site) 
 }
 
 func TestZonesNameEverything(t *testing.T) {
-	got, _ := zoneLines(t, Resources{Instances: []Instance{{Name: "acme", Node: "srv-prod", Domains: []string{"acme.dolibarr.projetpro.example", "erp.acme.example"}}}})
+	got, _ := zoneLines(t, Resources{Instances: []Instance{{Name: "acme", Node: "srv-prod", Mode: running, Domains: []string{"acme.dolibarr.projetpro.example", "erp.acme.example"}}}})
 	for _, want := range []string{
 		"projetpro.lab vrouter.projetpro.lab A 10.0.10.1",
 		"projetpro.lab vrouter-vpn.projetpro.lab A 10.0.20.1",
@@ -54,7 +54,7 @@ func TestZonesNameEverything(t *testing.T) {
 }
 
 func TestTheOutsideViewHoldsNothingOfTheInside(t *testing.T) {
-	got, s := zoneLines(t, Resources{Instances: []Instance{{Name: "acme", Node: "srv-prod"}}},
+	got, s := zoneLines(t, Resources{Instances: []Instance{{Name: "acme", Node: "srv-prod", Mode: running}}},
 		"  primary: srv-dhcp-dns\n", "  primary: srv-dhcp-dns\n  secondary: srv-supervision\n  views: true\n  acme: {key: {secret: acme-update}}\n",
 		"public_domain: projetpro.example", "public_address: 203.0.113.80\npublic_domain: projetpro.example")
 	seen := false
@@ -109,7 +109,7 @@ func TestDNSFaultsAreRefused(t *testing.T) {
 
 func TestPublicRecordsLeadToThePublicAddress(t *testing.T) {
 	_, s := zoneLines(t, Resources{})
-	got := s.PublicRecords(Resources{Instances: []Instance{{Name: "acme", Domains: []string{"erp.acme.example"}}}})
+	got := s.PublicRecords(Resources{Instances: []Instance{{Name: "acme", Mode: running, Domains: []string{"erp.acme.example"}}}})
 	var names []string
 	for _, r := range got {
 		names = append(names, r.Name+" "+r.Value)

@@ -204,7 +204,7 @@ func bootTable(ctx context.Context, h *host.Host, f family, want table) error {
 
 // emergency keeps, of a rule set, TCP from named addresses to the host itself; INPUT and FORWARD drop the rest.
 func emergency(rs RuleSet) RuleSet {
-	out := RuleSet{Version: 1, Docker: rs.Docker, Input: &Hook{Tail: TailDrop}, Forward: &Hook{Tail: TailDrop}}
+	out := RuleSet{Version: 1, Docker: rs.Docker, InstancePool: rs.InstancePool, Input: &Hook{Tail: TailDrop}, Forward: &Hook{Tail: TailDrop}}
 	if rs.Input == nil {
 		return out
 	}

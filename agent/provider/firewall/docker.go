@@ -88,11 +88,22 @@ func (r *renderer) outbound() []bridgeRule {
 		for _, a := range r.rs.Output.Accepts {
 			a.From = Endpoint{}
 			if a.Containers && r.applies(a) {
-				list = append(list, r.bridgeRule(a, r.matches(a)))
+				list = append(list, r.bridgeRule(a, r.notInstances(r.matches(a))))
 			}
 		}
 	}
 	return append(list, r.forwarded()...)
+}
+
+// notInstances leaves customers' instances out of conditions that hold for containers: a node or a role in a flow never means them.
+func (r *renderer) notInstances(matches []string) []string {
+	if r.rs.InstancePool == "" || r.family == v6 {
+		return matches
+	}
+	for i, m := range matches {
+		matches[i] = "! -s " + r.rs.InstancePool + " " + m
+	}
+	return matches
 }
 
 func (r *renderer) forwarded() []bridgeRule {

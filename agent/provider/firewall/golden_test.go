@@ -48,7 +48,7 @@ func siteSpecs() map[string]*v1.FirewallSpec {
 			containers(tcp(in, "proxy-ui", 81, addrs("10.0.20.0/24"), anyone())),
 			udp(tcp(in, "implied.dns", 53, addrs("10.0.10.0/24"), anyone())),
 		)},
-		"prod": {InsidePrefixes: lan, DockerHost: true, Rules: common(
+		"prod": {InsidePrefixes: lan, DockerHost: true, InstancePool: "172.18.0.0/16", Rules: common(
 			containers(tcp(in, "implied.front", 8443, services, addrs("10.0.10.20"), "srv-dhcp-dns")),
 			tcp(fwd, "implied.instances", 587, addrs("172.18.0.0/16"), internet()),
 		)},

@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 )
@@ -8,7 +9,9 @@ import (
 // widen returns what lets pass all that old or new let pass. Where old has no chain, what stood there before still decides.
 // It is idempotent: widening the result to new again gives the result.
 func widen(old, wanted RuleSet) RuleSet {
-	out := RuleSet{Version: 1, Docker: old.Docker || wanted.Docker, Router: old.Router || wanted.Router}
+	// An instance gets no further way by a widening: no instance ever had one that the pool closes.
+	out := RuleSet{Version: 1, Docker: old.Docker || wanted.Docker, Router: old.Router || wanted.Router,
+		InstancePool: cmp.Or(wanted.InstancePool, old.InstancePool)}
 	merge := func(o, w *Hook) *Hook {
 		if o == nil {
 			return &Hook{Accepts: w.Accepts, Tail: TailReturn}
@@ -76,7 +79,7 @@ func narrow(old, wanted RuleSet, laggards []string) RuleSet {
 		return out
 	}
 	return RuleSet{
-		Version: 1, Docker: wanted.Docker, Router: wanted.Router,
+		Version: 1, Docker: wanted.Docker, Router: wanted.Router, InstancePool: wanted.InstancePool,
 		Input:  leave(old.Input, wanted.Input, func(a Accept) [][]string { return [][]string{a.From.Prefixes} }),
 		Output: leave(old.Output, wanted.Output, func(a Accept) [][]string { return [][]string{a.To.Prefixes} }),
 		Forward: leave(old.Forward, wanted.Forward, func(a Accept) [][]string {

@@ -140,7 +140,7 @@ func (r *renderer) fromContainers(a Accept) bool {
 func (r *renderer) acceptContainers(a Accept) []string {
 	a.From = Endpoint{}
 	var lines []string
-	for _, line := range r.accept(a) {
+	for _, line := range r.notInstances(r.accept(a)) {
 		for _, b := range bridges() {
 			lines = append(lines, "-i "+b+" "+line)
 		}

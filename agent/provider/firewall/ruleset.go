@@ -46,6 +46,8 @@ type RuleSet struct {
 	Docker bool `json:"docker,omitempty"`
 	// Router says that accepted packets are forwarded between the host's interfaces.
 	Router bool `json:"router,omitempty"`
+	// InstancePool is the prefix of the customers' instances: what holds for containers does not hold for those in it.
+	InstancePool string `json:"instance_pool,omitempty"`
 }
 
 // Hook is one chain of ours.
@@ -108,6 +110,13 @@ func FromSpec(spec *v1.FirewallSpec) (RuleSet, error) {
 	inside, err := prefixes(spec.GetInsidePrefixes())
 	if err != nil {
 		return rs, errs.New(errs.Invalid, "%w", err).At("inside prefixes")
+	}
+	if pool := spec.GetInstancePool(); pool != "" {
+		p, err := parsePrefix(pool)
+		if err != nil || !p.Addr().Is4() {
+			return rs, errs.New(errs.Invalid, "%q is no IPv4 prefix", pool).At("instance pool")
+		}
+		rs.InstancePool = p.String()
 	}
 	families := familiesOf(inside)
 	for i, r := range spec.GetRules() {

@@ -156,18 +156,41 @@ type Dolibarr struct {
 	Prod []string `yaml:"prod" site:"required"`
 	// Nodes with the role preprod that carry instances.
 	Preprod []string `yaml:"preprod"`
+	// Networks of the instances, each a /28 of it; it overlaps no network of the site. Without it: 10.210.0.0/16.
+	Pool Prefix `yaml:"pool"`
+	// Container images.
+	Images *DolibarrImages `yaml:"images"`
 	// Defaults of an instance.
 	Defaults *DolibarrDefaults `yaml:"defaults"`
 }
 
+// DolibarrImages are the images of instances. Names that begin with infractl/ are built with `infractl image build` and pushed to the
+// server; others come from a registry, unless an archive of that name was pushed.
+type DolibarrImages struct {
+	// Dolibarr; without a tag the tag is the version of Dolibarr. Without it: infractl/dolibarr. The official one is dolibarr/dolibarr.
+	App string `yaml:"app"`
+	// MariaDB. Without it: infractl/mariadb:10.11.
+	DB string `yaml:"db"`
+	// Front of a host. Without it: infractl/front:1.
+	Front string `yaml:"front"`
+}
+
 // DolibarrDefaults are the defaults of an instance.
 type DolibarrDefaults struct {
-	// Version of Dolibarr.
+	// Version of Dolibarr, such as 19.0.4. Without it each instance names its own.
 	Version string `yaml:"version"`
 	// Time zone of PHP. Without it: the site's.
 	Timezone string `yaml:"timezone"`
-	// Memory limit, such as 512M.
+	// Memory limit of application and database together, 256M to 64G. Without it: 512M.
 	Memory Size `yaml:"memory"`
+	// Cores, such as 0.5 or 2. Without it: 1.
+	CPUs string `yaml:"cpus"`
+	// Number of processes, 64 to 4096. Without it: 256.
+	PIDs uint32 `yaml:"pids"`
+	// Disk space of documents and database together, from 100M on. Without it: 10G.
+	Disk Size `yaml:"disk"`
+	// Language of the pages that customers see instead of a suspended instance: fr or en. Without it: fr.
+	Language string `yaml:"language"`
 }
 
 // Backup is what is saved, where to and for how long.

@@ -19,6 +19,8 @@ func Words(key string) []string {
 		return []string{"daily", "weekly", "monthly"}
 	case "BackupCopy.Driver":
 		return []string{"sftp", "s3"}
+	case "DolibarrDefaults.Language":
+		return []string{"fr", "en"}
 	case "Patching.Scope":
 		return []string{"security", "all"}
 	case "Patching.Reboot":
