@@ -36,12 +36,18 @@ type Service struct {
 	wanted  Wanted
 	// busy reports whether a rollout is at work.
 	busy func(ctx context.Context) (bool, error)
+	// templates returns the archives that the templates of a node are made of, those of all nodes for ""; nil: there are none.
+	templates func(ctx context.Context, node string) ([]string, error)
 }
 
 // NewService returns the service. busy reports whether a rollout is at work: nothing is pruned then.
 func NewService(l *Library, w Wanted, busy func(context.Context) (bool, error)) *Service {
 	return &Service{library: l, wanted: w, busy: busy}
 }
+
+// ForTemplates tells the service which archives the templates of instances on a node are made of; "" asks for all nodes. It is called
+// before the first call of a node.
+func (s *Service) ForTemplates(archives func(ctx context.Context, node string) ([]string, error)) { s.templates = archives }
 
 // PushImage implements v1.ImageServiceServer.
 func (s *Service) PushImage(stream grpc.ClientStreamingServer[v1.PushImageRequest, v1.PushImageResponse]) error {
@@ -116,7 +122,7 @@ func (s *Service) PruneImages(ctx context.Context, req *v1.PruneImagesRequest) (
 	return out, nil
 }
 
-// usedBy returns the stacks of the current revision by the archive that they use.
+// usedBy returns what of the current revision uses an archive, by the archive.
 func (s *Service) usedBy(ctx context.Context) (map[string][]string, error) {
 	specs, err := s.wanted.HostSpecs(ctx)
 	if err != nil {
@@ -124,21 +130,30 @@ func (s *Service) usedBy(ctx context.Context) (map[string][]string, error) {
 	}
 	out := map[string][]string{}
 	for _, spec := range specs {
-		for _, st := range spec.GetContainers().GetStacks() {
-			for _, image := range st.GetImages() {
-				if d := image.GetArchiveDigest(); d != "" && !slices.Contains(out[d], st.GetName()) {
-					out[d] = append(out[d], st.GetName())
-				}
+		for _, use := range site.ImagesOf(spec) {
+			if d := use.Image.GetArchiveDigest(); d != "" && !slices.Contains(out[d], use.By) {
+				out[d] = append(out[d], use.By)
 			}
 		}
 	}
-	for _, stacks := range out {
-		slices.Sort(stacks)
+	if s.templates != nil {
+		list, err := s.templates(ctx, "")
+		if err != nil {
+			return nil, err
+		}
+		for _, d := range list {
+			if !slices.Contains(out[d], "instances") {
+				out[d] = append(out[d], "instances")
+			}
+		}
+	}
+	for _, by := range out {
+		slices.Sort(by)
 	}
 	return out, nil
 }
 
-// Fetch sends an archive to a node, from an offset on. Denied unless a stack of the node uses the image: by the archive itself, or
+// Fetch sends an archive to a node, from an offset on. Denied unless a stack, an instance or a template of the node uses the image: by the archive itself, or
 // by its name, for a host that is still at work on what was wanted before a newer archive came.
 func (s *Service) Fetch(ctx context.Context, node string, req *v1.FetchImageRequest, send func(*v1.FetchImageResponse) error) error {
 	if !digestForm.MatchString(req.GetDigest()) {
@@ -149,7 +164,13 @@ func (s *Service) Fetch(ctx context.Context, node string, req *v1.FetchImageRequ
 		return err
 	}
 	if !s.mayFetch(specs[node], req.GetDigest()) {
-		return errs.New(errs.Denied, "no stack of node %s uses the image archive %s", node, req.GetDigest())
+		ok, err := s.forTemplate(ctx, node, req.GetDigest())
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return errs.New(errs.Denied, "nothing on node %s uses the image archive %s", node, req.GetDigest())
+		}
 	}
 	f, size, err := s.library.open(req.GetDigest())
 	if err != nil {
@@ -198,12 +219,19 @@ func (s *Service) mayFetch(spec *v1.HostSpec, digest string) bool {
 	if !ok {
 		return false
 	}
-	for _, st := range spec.GetContainers().GetStacks() {
-		for _, image := range st.GetImages() {
-			if name, ok := compose.Familiar(image.GetUse()); ok && slices.Contains(r.Names, name) {
-				return true
-			}
+	for _, use := range site.ImagesOf(spec) {
+		if name, ok := compose.Familiar(use.Image.GetUse()); ok && slices.Contains(r.Names, name) {
+			return true
 		}
 	}
 	return false
+}
+
+// forTemplate reports whether a node needs an archive for a template of instances, before any instance of it names the image.
+func (s *Service) forTemplate(ctx context.Context, node, digest string) (bool, error) {
+	if s.templates == nil {
+		return false, nil
+	}
+	list, err := s.templates(ctx, node)
+	return slices.Contains(list, digest), err
 }

@@ -176,6 +176,9 @@ func (v *Vault) Resources(ctx context.Context, into *site.Resources) error {
 		return errs.Wrap("read secrets", err)
 	}
 	for i := range items {
+		if managed(items[i].Name) {
+			continue // its owner says which version a host is to have
+		}
 		if into.Secrets == nil {
 			into.Secrets = make(map[string]string, len(items))
 		}
@@ -211,7 +214,7 @@ func (v *Vault) put(ctx context.Context, name string, value secret.Value, next v
 		switch {
 		case errs.Is(err, errs.NotFound):
 			rec, expect = record{Name: name}, store.Absent
-			if err := v.room(ctx); err != nil {
+			if err := v.room(ctx, name); err != nil {
 				return record{}, err
 			}
 		case err != nil:
@@ -242,11 +245,15 @@ func (v *Vault) put(ctx context.Context, name string, value secret.Value, next v
 	}
 }
 
-func (v *Vault) room(ctx context.Context) error {
+func (v *Vault) room(ctx context.Context, name string) error {
+	if managed(name) {
+		return nil // bounded by what owns them
+	}
 	list, err := v.table.List(ctx, store.ListOptions{NamesOnly: true})
 	if err != nil {
 		return errs.Wrap("store secret", err)
 	}
+	list = slices.DeleteFunc(list, func(it store.Item[record]) bool { return managed(it.Name) })
 	if len(list) >= maxSecrets {
 		return errs.New(errs.Exhausted, "there are %d secrets already", len(list)).WithHint("infractl secret remove NAME")
 	}

@@ -3,6 +3,7 @@ package secret
 import (
 	"context"
 	"crypto/rand"
+	"maps"
 	"slices"
 	"strings"
 
@@ -136,7 +137,11 @@ func (s *Service) ListSecrets(ctx context.Context, _ *v1.ListSecretsRequest) (*v
 		return nil, err
 	}
 	out := &v1.ListSecretsResponse{}
+	maps.DeleteFunc(uses, func(name string, _ *use) bool { return managed(name) })
 	for _, it := range items {
+		if managed(it.Name) {
+			continue
+		}
 		out.Secrets = append(out.Secrets, toProto(it.Value, uses[it.Name]))
 		delete(uses, it.Name)
 	}

@@ -32,6 +32,11 @@ func refs(spec *v1.HostSpec, each func(by string, ref *v1.SecretRef)) {
 	if ref := spec.GetProxy().GetApiPassword(); ref != nil {
 		each("proxy", ref)
 	}
+	for _, inst := range spec.GetDolibarr().GetInstances() {
+		for _, ref := range inst.GetSecrets() {
+			each("instance "+inst.GetName(), ref)
+		}
+	}
 	for _, z := range spec.GetDns().GetZones() {
 		if ref := z.GetUpdateKey(); ref != nil {
 			each("zone "+z.GetName(), ref)
