@@ -56,16 +56,21 @@ The command's exit code becomes infractl's. When infractl itself fails, it says 
 			return a.runExec(c.Context(), o)
 		},
 	}
+	c.Flags().StringVar(&o.node, "node", "", "the host, where the stack is on several")
+	a.completeNodes(c, "node")
+	execFlags(c, &o)
+	return c
+}
+
+// execFlags are those of every command that runs a command in a container.
+func execFlags(c *cobra.Command, o *execOptions) {
 	f := c.Flags()
-	f.StringVar(&o.node, "node", "", "the host, where the stack is on several")
 	f.StringVarP(&o.user, "user", "u", "", "the user in the container: NAME, ID or USER:GROUP")
 	f.BoolVarP(&o.tty, "tty", "t", false, "give the command a terminal")
 	f.BoolVar(&o.noTTY, "no-tty", false, "give it none")
 	f.BoolVarP(&o.noStdin, "no-stdin", "n", false, "give it no input")
 	c.MarkFlagsMutuallyExclusive("tty", "no-tty")
-	a.completeNodes(c, "node")
 	exits(c, true, meaning{ExitOK, "the command's own exit code, whatever it is"})
-	return c
 }
 
 func (a *app) runExec(ctx context.Context, o execOptions) error {

@@ -20,9 +20,9 @@ import (
 )
 
 type logsOptions struct {
-	node, unit, stack, service, since string
-	tail                              uint32
-	follow, allLines                  bool
+	node, unit, stack, instance, service, since string
+	tail                                        uint32
+	follow, allLines                            bool
 }
 
 // defaultTail is how many last lines are shown unless said otherwise.
@@ -91,7 +91,7 @@ func logsFlags(c *cobra.Command, o *logsOptions) {
 }
 
 func (o *logsOptions) source(now time.Time) (*v1.LogSource, error) {
-	s := &v1.LogSource{Unit: o.unit, Stack: o.stack, Service: o.service, Tail: o.tail, Follow: o.follow}
+	s := &v1.LogSource{Unit: o.unit, Stack: o.stack, Instance: o.instance, Service: o.service, Tail: o.tail, Follow: o.follow}
 	if o.allLines {
 		s.Tail = console.MaxTail
 	}

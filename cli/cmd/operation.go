@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -165,32 +166,65 @@ exist yet, this command takes its place, as apply does. With -o json or -o yaml 
 
 // watchStepsToEnd watches an operation of steps, and turns how it ended into the command's end.
 func (a *app) watchStepsToEnd(ctx context.Context, conn *grpc.ClientConn, w *output.Writer, id string) error {
-	last, err := a.watchOperation(ctx, conn, id)
+	last, err := a.awaitSteps(ctx, conn, id)
 	if err != nil {
-		if errs.Is(errs.FromGRPC(err), errs.NotFound) || errs.Is(errs.FromGRPC(err), errs.Invalid) {
-			return err
-		}
-		a.note("the operation goes on without this command; follow it with: infractl operation watch %s", orElse(last.GetId(), id))
 		return err
 	}
 	if err := w.Message(last, func() error { return nil }); err != nil {
 		return err
 	}
-	text := fmt.Sprintf("operation %s, %s %s: %s", last.GetId(), last.GetKind(), last.GetTarget(), operationState(last.GetState()))
-	if last.GetMessage() != "" {
-		text += ": " + last.GetMessage()
+	return a.concludeSteps(last)
+}
+
+// awaitSteps shows an operation of steps until it moves no further by itself, and returns it as it is then.
+func (a *app) awaitSteps(ctx context.Context, conn *grpc.ClientConn, id string) (*v1.Operation, error) {
+	last, err := a.watchOperation(ctx, conn, id)
+	if err == nil || errs.Is(errs.FromGRPC(err), errs.NotFound) || errs.Is(errs.FromGRPC(err), errs.Invalid) {
+		return last, err
 	}
+	a.note("the operation goes on without this command; follow it with: infractl operation watch %s", orElse(last.GetId(), id))
+	return last, err
+}
+
+// concludeSteps says how an operation ended and turns it into an exit code.
+func (a *app) concludeSteps(last *v1.Operation) error {
+	err := endOfSteps(last)
+	var exit exitError
+	if err == nil || errors.As(err, &exit) {
+		a.note("%s", stepsText(last))
+	}
+	return err
+}
+
+// endOfSteps is nil for an operation that succeeded, else what became of it.
+func endOfSteps(last *v1.Operation) error {
 	switch last.GetState() {
 	case v1.OperationState_OPERATION_STATE_SUCCEEDED:
-		a.note("%s", text)
 		return nil
 	case v1.OperationState_OPERATION_STATE_FAILED:
-		return errs.New(errs.RolledBack, "%s", text).WithHint("%s", last.GetHint())
+		return errs.New(errs.RolledBack, "%s", stepsText(last)).WithHint("%s", last.GetHint())
 	case v1.OperationState_OPERATION_STATE_HALTED, v1.OperationState_OPERATION_STATE_STUCK:
-		return errs.New(errs.Precondition, "%s", text).WithHint("%s", last.GetHint())
+		return errs.New(errs.Precondition, "%s", stepsText(last)).WithHint("%s", last.GetHint())
 	}
-	a.note("%s", text)
-	return exitError{ExitFailed, text}
+	return exitError{ExitFailed, stepsText(last)}
+}
+
+// stepsText says in a line where an operation of steps stands.
+func stepsText(o *v1.Operation) string {
+	text := fmt.Sprintf("operation %s, %s %s: %s", o.GetId(), o.GetKind(), o.GetTarget(), operationState(o.GetState()))
+	if o.GetMessage() != "" {
+		text += ": " + o.GetMessage()
+	}
+	return text
+}
+
+// stepExits are the exit codes of a command that follows an operation of steps.
+func stepExits(c *cobra.Command, special ...meaning) {
+	exits(c, true, append([]meaning{
+		{ExitOK, "done"},
+		{ExitFailed, "refused, not confirmed, canceled, or it waits for a person"},
+		{ExitRolledBack, "it failed, and what was done is undone"},
+		{ExitInterrupted, "interrupted; what was started goes on"}}, special...)...)
 }
 
 func (a *app) operationCancelCmd() *cobra.Command {

@@ -105,7 +105,7 @@ contract's messages, and when a command fails the last line of stderr is one JSO
 		verbs     []*cobra.Command
 	}{
 		{"site", "Site:", []*cobra.Command{a.siteCmd(), a.planCmd(), a.applyCmd(), a.diffCmd(), a.flowsCmd(), a.dnsCmd(), a.routerCmd()}},
-		{"fleet", "Fleet:", []*cobra.Command{a.statusCmd(), a.topCmd(), a.nodeCmd(), a.tokenCmd(), a.stackCmd(), a.imageCmd(), a.operationCmd(), a.rolloutCmd(), a.sshCmd(), a.logsCmd(), a.execCmd(), a.secretCmd()}},
+		{"fleet", "Fleet:", []*cobra.Command{a.statusCmd(), a.topCmd(), a.nodeCmd(), a.tokenCmd(), a.instanceCmd(), a.stackCmd(), a.imageCmd(), a.operationCmd(), a.rolloutCmd(), a.sshCmd(), a.logsCmd(), a.execCmd(), a.secretCmd()}},
 		{"people", "People:", []*cobra.Command{a.loginCmd(), a.whoamiCmd(), a.operatorCmd(), a.vpnCmd(), a.auditCmd()}},
 		{"other", "Other:", []*cobra.Command{a.versionCmd()}},
 	}

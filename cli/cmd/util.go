@@ -71,6 +71,28 @@ func (a *app) confirm(ctx context.Context, question string) error {
 	return exitError{ExitFailed, "not confirmed; nothing was changed"}
 }
 
+// confirmName asks for a name to be typed: for what cannot be undone.
+func (a *app) confirmName(ctx context.Context, question, name string) error {
+	if a.yes {
+		return nil
+	}
+	if !isTerminal(a.proc.In) {
+		return errs.New(errs.Precondition, "%s: there is no terminal to ask on", strings.TrimSuffix(question, "?")).
+			WithHint("add --yes to do it without a question")
+	}
+	fmt.Fprintf(a.proc.Err, "%s\nType %s to go on: ", output.Clean(question), output.Line(name))
+	answer, err := await(ctx, func() (string, error) { return readLine(a.proc.In) })
+	if err != nil {
+		fmt.Fprintln(a.proc.Err)
+		return errs.Wrap("read answer", err)
+	}
+	if answer != name {
+		a.note("not confirmed; nothing was changed")
+		return exitError{ExitFailed, "not confirmed; nothing was changed"}
+	}
+	return nil
+}
+
 // maxLine is the longest line that is read from stdin, in bytes.
 const maxLine = 4096
 
@@ -137,6 +159,9 @@ func operationState(s v1.OperationState) string {
 func stepState(s v1.StepState) string { return word(s, "STEP_STATE_") }
 func nodeRollout(s v1.NodeRolloutState) string {
 	return word(s, "NODE_ROLLOUT_STATE_")
+}
+func instanceState(s v1.InstanceState) string {
+	return word(s, "INSTANCE_STATE_")
 }
 func phase(p v1.Phase) string { return word(p, "PHASE_") }
 

@@ -107,22 +107,26 @@ func (a *app) runPeerRotate(ctx context.Context, o peerOptions) error {
 	})
 }
 
-// pending is the file that will hold a configuration. It is made before anything changes, so that a full disk or a wrong path
-// costs no peer, and it goes again when nothing was written.
+// pending is the file that will hold something secret. It is made before anything changes, so that a full disk or a wrong path
+// costs nothing, and it goes again when nothing was written.
 type pending struct {
 	file *os.File
+	what string
 	done bool
 }
 
-func (o *peerOptions) open() (*pending, error) {
-	if o.file == "" {
+func (o *peerOptions) open() (*pending, error) { return openPending(o.file, "the configuration") }
+
+// openPending makes the file; without a path there is none. what names its content.
+func openPending(path, what string) (*pending, error) {
+	if path == "" {
 		return &pending{}, nil
 	}
-	f, err := os.OpenFile(o.file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
-		return nil, errs.New(errs.Invalid, "cannot be written: %w", cause(err)).At(o.file).WithHint("name a file that does not exist yet")
+		return nil, errs.New(errs.Invalid, "cannot be written: %w", cause(err)).At(path).WithHint("name a file that does not exist yet")
 	}
-	return &pending{file: f}, nil
+	return &pending{file: f, what: what}, nil
 }
 
 func (p *pending) discard() {
@@ -135,7 +139,7 @@ func (p *pending) discard() {
 func (p *pending) write(text string) error {
 	_, err := p.file.WriteString(text)
 	if err = errs.Join(err, p.file.Sync(), p.file.Close()); err != nil {
-		return errs.New(errs.Internal, "the configuration was not written: %w", err).At(p.file.Name())
+		return errs.New(errs.Internal, "%s was not written: %w", p.what, err).At(p.file.Name())
 	}
 	p.done = true
 	return nil

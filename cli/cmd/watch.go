@@ -61,7 +61,18 @@ func (a *app) watch(ctx context.Context, conn *grpc.ClientConn, id, identity str
 
 // watchOperation follows an operation of steps until it moves no further by itself. It is returned with an error too.
 func (a *app) watchOperation(ctx context.Context, conn *grpc.ClientConn, id string) (*v1.Operation, error) {
-	api, show := v1.NewOperationServiceClient(conn), newProgress(a)
+	show := newProgress(a)
+	return a.watchOperationOn(ctx, conn, id, show, func(now *v1.Operation) {
+		if !operationStill(now.GetState()) {
+			show.say(now.GetMessage())
+		}
+		show.update(rowsOfOperation(now))
+	})
+}
+
+// watchOperationOn does the same for one of several operations that are shown together; see hears of each change.
+func (a *app) watchOperationOn(ctx context.Context, conn *grpc.ClientConn, id string, show *progress, see func(*v1.Operation)) (*v1.Operation, error) {
+	api := v1.NewOperationServiceClient(conn)
 	var last *v1.Operation
 	w := &watcher{what: "operation", id: id, show: show}
 	w.open = func(stream context.Context, opts ...grpc.CallOption) (func() error, error) {
@@ -76,10 +87,7 @@ func (a *app) watchOperation(ctx context.Context, conn *grpc.ClientConn, id stri
 			}
 			last, w.id = m.GetOperation(), m.GetOperation().GetId()
 			w.ended = operationStill(last.GetState())
-			if !w.ended {
-				show.say(last.GetMessage())
-			}
-			show.update(rowsOfOperation(last))
+			see(last)
 			return nil
 		}, nil
 	}
