@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 
 	"github.com/infractl/infractl/agent/host"
+	"github.com/infractl/infractl/agent/provider"
 	"github.com/infractl/infractl/internal/errs"
 )
 
@@ -19,12 +20,21 @@ type snapshot struct {
 	ServiceActive bool `json:"service_active,omitempty"`
 	// Units says that systemd has to read its files again.
 	Units bool `json:"units,omitempty"`
+	// Addition says that only the unit's settings were added.
+	Addition bool `json:"addition,omitempty"`
 	// Listening are sshd's sockets that were open.
 	Listening []listener `json:"listening,omitempty"`
 }
 
 // Snapshot implements provider.Provider.
 func (p *Provider) Snapshot(ctx context.Context, pl plan) ([]byte, error) {
+	if pl.Wish.Stage == provider.Additions {
+		files, err := p.host.Snapshot(unitDropIn, loadedFile)
+		if err != nil {
+			return nil, err
+		}
+		return json.Marshal(snapshot{Version: 1, Addition: true, Files: files})
+	}
 	t, err := p.target(ctx, pl.Wish, again)
 	if err != nil {
 		return nil, err
@@ -73,6 +83,9 @@ func (p *Provider) Rollback(ctx context.Context, data []byte) error {
 		return errs.New(errs.Invalid, "this is no snapshot of sshd: %v", err)
 	}
 	_, err := p.host.Restore(s.Files)
+	if s.Addition {
+		return errs.Join(err, p.systemctl(ctx, "daemon-reload"))
+	}
 	failed := []error{err, errs.Wrap("clear "+trialDir, p.host.RemoveAll(trialDir))}
 	if !p.host.Exists(privsepDir) {
 		failed = append(failed, p.host.Mkdir(privsepDir, 0o755))

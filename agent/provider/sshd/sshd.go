@@ -104,7 +104,9 @@ func New(cfg Config) *Provider {
 }
 
 // Stages are the stages that the provider takes part in.
-func Stages() []provider.Stage { return []provider.Stage{provider.Widening, provider.Narrowing} }
+func Stages() []provider.Stage {
+	return []provider.Stage{provider.Additions, provider.Widening, provider.Narrowing}
+}
 
 // Name implements provider.Provider.
 func (p *Provider) Name() string { return "sshd" }
@@ -119,6 +121,11 @@ type (
 // cannot win.
 func (p *Provider) Plan(ctx context.Context, w wish) (provider.Plan[*v1.SshdSpec], error) {
 	result := plan{Wish: w}
+	if w.Stage == provider.Additions {
+		changes, err := p.unitChanges()
+		result.Changes = changes
+		return result, err
+	}
 	t, err := p.target(ctx, w, afresh)
 	if err != nil {
 		return result, err
@@ -129,6 +136,9 @@ func (p *Provider) Plan(ctx context.Context, w wish) (provider.Plan[*v1.SshdSpec
 
 // Apply implements provider.Provider: trial on the side, files, systemd, then sshd -T and the sockets.
 func (p *Provider) Apply(ctx context.Context, pl plan) error {
+	if pl.Wish.Stage == provider.Additions {
+		return p.applyUnit(ctx)
+	}
 	t, err := p.target(ctx, pl.Wish, again)
 	if err != nil {
 		return err
@@ -174,6 +184,9 @@ func (p *Provider) Apply(ctx context.Context, pl plan) error {
 
 // Verify implements provider.Provider: effective values, for each user too, the sockets, and a banner from each of them.
 func (p *Provider) Verify(ctx context.Context, w wish) error {
+	if w.Stage == provider.Additions {
+		return p.verifyUnit()
+	}
 	t, err := p.target(ctx, w, afresh)
 	if err != nil {
 		return err

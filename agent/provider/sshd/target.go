@@ -141,8 +141,8 @@ func (p *Provider) build(ctx context.Context, t *target, w wish, old []listener,
 	in.caKeys = !t.caFile.Absent
 	t.config = build(in)
 	t.dropIn = p.file(dropIn, string(t.config.text()), 0o644)
-	t.unit = p.file(unitDropIn, unitText, 0o644)
-	t.loaded = p.file(loadedFile, fmt.Sprintf("%x\n%x\n", sha256.Sum256(t.dropIn.Data), sha256.Sum256(t.unit.Data)), 0o600)
+	t.unit = p.unitFile()
+	t.loaded = p.file(loadedFile, fmt.Sprintf("%x\n%s", sha256.Sum256(t.dropIn.Data), unitHash()), 0o600)
 	t.sysctlFile, t.sysctls = p.wantedSysctls(w.Spec)
 	for _, s := range t.sysctls {
 		if live, err := p.liveSysctl(s.Key); err != nil || live != s.Value {
@@ -311,9 +311,7 @@ func (t target) files() []host.File {
 
 // unitsStale reports whether systemd has to read its files again: a reload of all units is slow, and most changes need none.
 func (t target) unitsStale() bool {
-	_, unit, _ := strings.Cut(string(t.loaded.Data), "\n")
-	_, known, _ := strings.Cut(string(t.had[loadedFile].Data), "\n")
-	return !equal(t.had[unitDropIn], t.unit) || !t.units.ok() || unit != known
+	return !equal(t.had[unitDropIn], t.unit) || !t.units.ok() || unitLoaded(t.had[loadedFile].Data) != unitHash()
 }
 
 // remember reads the files as they are.
