@@ -359,3 +359,16 @@ func (s *Site) NameProblem(name string) string {
 	}
 	return ""
 }
+
+// CertificateOf says in words where the TLS certificate of a name of an instance comes from.
+func (s *Site) CertificateOf(name string) string {
+	switch {
+	case !s.proxyPart.managed:
+		return "none: the proxy is not managed"
+	case s.proxyPart.provider == "internal":
+		return "of the site's own authority"
+	case s.DNS.AcmeKey != "" && zone.Within(name, s.proxyDomain):
+		return "wildcard of " + s.proxyDomain
+	}
+	return "its own, by ACME"
+}

@@ -12,6 +12,7 @@ import (
 	"github.com/infractl/infractl/server/dns"
 	"github.com/infractl/infractl/server/fleet"
 	"github.com/infractl/infractl/server/image"
+	"github.com/infractl/infractl/server/instance"
 	"github.com/infractl/infractl/server/operation"
 	"github.com/infractl/infractl/server/revision"
 	"github.com/infractl/infractl/server/rollout"
@@ -34,14 +35,17 @@ type operations struct {
 	contents  *dns.Contents
 	names     *dns.Service
 	publisher *dns.Publisher
+	instances *instance.Instances
 }
 
 func newOperations(a *App) *operations {
 	o := &operations{cfg: a.cfg}
 	peers := vpn.NewPeers(a.store)
 	zones := dns.NewKeeper(a.store, a.cfg.Clock)
+	o.instances = instance.New(instance.Config{Store: a.store, Fleet: a.fleet, Hub: a.hub, Clock: a.cfg.Clock, Log: a.cfg.Log.Named("instance"),
+		Site: a.authority.Site(), Sign: a.authority.SignDocument})
 	o.revisions = revision.New(revision.Config{Records: a.store, Nodes: a.fleet, Clock: a.cfg.Clock, Site: a.authority.Site(),
-		Sources: []revision.Source{a.vault, a.people.ssh, a.images, peers}, Zones: zones})
+		Sources: []revision.Source{a.vault, a.people.ssh, a.images, peers, o.instances}, Zones: zones})
 	o.contents, o.names = dns.NewContents(zones, wantedSpecs{o.revisions}), dns.NewService(dns.Config{Sites: o.revisions})
 	o.publisher = dns.NewPublisher(dns.PublisherConfig{Sites: o.revisions, Secrets: a.vault, Clock: a.cfg.Clock, Log: a.cfg.Log.Named("dns")})
 	a.vault.Use(wantedSpecs{o.revisions})
@@ -55,15 +59,18 @@ func newOperations(a *App) *operations {
 		}})
 	o.consoles = newConsoles(a, o.revisions)
 	o.engine = operation.New(operation.Config{Store: a.store, Hub: a.hub, Kinds: o.kinds(), Clock: a.cfg.Clock,
-		Log: a.cfg.Log.Named("operation")})
+		Log: a.cfg.Log.Named("operation"), Parallel: turns})
+	o.instances.Use(o.revisions, o.rollouts, a.vault, o.engine)
 	o.api = api.New(api.Config{Revisions: o.revisions, Rollouts: o.rollouts, Operations: o.engine, Hub: a.hub, Fleet: a.fleet, Audit: a.store,
 		Clock: a.cfg.Clock, Log: a.cfg.Log.Named("api")})
 	return o
 }
 
-// kinds are the operations of steps that this server can carry out, one per capability. There are none yet besides rollouts,
-// which are no lists of steps.
-func (o *operations) kinds() []operation.Kind { return nil }
+// turns is how many operations move at once. Their steps wait for hosts most of the time, and bound themselves what works a host hard.
+const turns = 64
+
+// kinds are the operations of steps that this server can carry out. Rollouts are no lists of steps.
+func (o *operations) kinds() []operation.Kind { return o.instances.Kinds() }
 
 func (o *operations) site() fleet.Site {
 	if o.cfg.site != nil {
@@ -81,6 +88,7 @@ func (o *operations) register(s grpc.ServiceRegistrar) {
 	v1.RegisterImageServiceServer(s, o.images)
 	v1.RegisterVpnServiceServer(s, o.tunnel)
 	v1.RegisterDnsServiceServer(s, o.names)
+	v1.RegisterInstanceServiceServer(s, instance.NewService(o.instances))
 }
 
 func (o *operations) run(start func(string, func(context.Context) error)) {

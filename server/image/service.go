@@ -47,7 +47,9 @@ func NewService(l *Library, w Wanted, busy func(context.Context) (bool, error)) 
 
 // ForTemplates tells the service which archives the templates of instances on a node are made of; "" asks for all nodes. It is called
 // before the first call of a node.
-func (s *Service) ForTemplates(archives func(ctx context.Context, node string) ([]string, error)) { s.templates = archives }
+func (s *Service) ForTemplates(archives func(ctx context.Context, node string) ([]string, error)) {
+	s.templates = archives
+}
 
 // PushImage implements v1.ImageServiceServer.
 func (s *Service) PushImage(stream grpc.ClientStreamingServer[v1.PushImageRequest, v1.PushImageResponse]) error {

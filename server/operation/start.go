@@ -169,6 +169,26 @@ func (e *Engine) List(ctx context.Context, limit int, kind string, open bool) ([
 	return out, nil
 }
 
+// Open returns the operations that have not ended, by target.
+func (e *Engine) Open(ctx context.Context) (map[string]*v1.Operation, error) {
+	open, err := e.targets.List(ctx, store.ListOptions{})
+	if err != nil {
+		return nil, errs.Wrap("list operations", err)
+	}
+	out := make(map[string]*v1.Operation, len(open))
+	for _, it := range open {
+		rec, err := e.records.Get(ctx, it.Value.ID)
+		if errs.Is(err, errs.NotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, errs.Wrap("list operations", err)
+		}
+		out[it.Name] = e.describe(&rec.Value)
+	}
+	return out, nil
+}
+
 // Prune forgets operations that ended long ago. It is done now and then.
 func (e *Engine) Prune(ctx context.Context) error {
 	items, err := e.records.List(ctx, store.ListOptions{})

@@ -1,0 +1,62 @@
+package instance
+
+import (
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/infractl/infractl/internal/site"
+)
+
+// concerns reports whether a line of what a node complains of is about an instance. Nodes say "dolibarr: instance NAME: ...", "proxy:
+// DOMAIN: ..." and the like; a complaint of these parts that names no instance at all is about all of them.
+func concerns(domains func(*site.Instance) []string, line string, rec *record, all []record) bool {
+	if names(line, rec, domains) {
+		return true
+	}
+	part, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimSpace(line), "plan "), ":")
+	switch part {
+	case "dolibarr", "proxy", "dns":
+	default:
+		return false
+	}
+	return !slices.ContainsFunc(all, func(other record) bool { return other.ID != rec.ID && names(line, &other, domains) })
+}
+
+// names reports whether a line names an instance by its name, id or one of its domains.
+func names(line string, rec *record, domains func(*site.Instance) []string) bool {
+	r := rec.resource()
+	for _, word := range append(domains(&r), "instance "+rec.Name, rec.ID) {
+		if hasWord(line, word) {
+			return true
+		}
+	}
+	return false
+}
+
+var wordRune = regexp.MustCompile(`^[A-Za-z0-9_.-]$`)
+
+// hasWord reports whether a text holds a word, and not as a part of a longer one.
+func hasWord(text, word string) bool {
+	if word == "" {
+		return false
+	}
+	for at := 0; ; {
+		i := strings.Index(text[at:], word)
+		if i < 0 {
+			return false
+		}
+		i += at
+		end := i + len(word)
+		before := i > 0 && wordRune.MatchString(text[i-1:i])
+		// A full stop behind a word ends the sentence.
+		behind := end < len(text) && wordRune.MatchString(text[end:end+1]) && (text[end] != '.' || end+1 < len(text) && wordRune.MatchString(text[end+1:end+2]))
+		if !before && !behind {
+			return true
+		}
+		at = i + 1
+	}
+}
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

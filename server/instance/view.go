@@ -1,0 +1,125 @@
+package instance
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/site"
+	v1 "github.com/infractl/infractl/proto/infractl/v1"
+	"github.com/infractl/infractl/server/operation"
+)
+
+// view is what a list of instances is shown with: one picture of everything else.
+type view struct {
+	where  *site.Site
+	open   map[string]*v1.Operation // by target
+	health map[string]string
+	usage  map[string]*v1.Usage
+}
+
+// look takes the picture. Without a site, which a new server has not, instances have no names.
+func (s *Instances) look(ctx context.Context) (*view, error) {
+	where, _, err := s.sites.Load(ctx, 0)
+	if err != nil && !errs.Is(err, errs.NotFound) {
+		return nil, err
+	}
+	open, err := s.engine.Open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return &view{where: where, open: open, health: maps.Clone(s.health), usage: maps.Clone(s.usage)}, nil
+}
+
+// target names an instance for operations.
+func target(name string) string { return "instance/" + name }
+
+// show is an instance as operators see it.
+func (v *view) show(r *record) *v1.Instance {
+	out := &v1.Instance{
+		Name: r.Name, Id: r.ID, Node: r.Node, Preprod: r.Preprod, Version: r.Version, Limits: r.Limits.toProto(), Cron: r.Cron, Language: r.Language,
+		Company: r.Company, Created: stamp(r.Created), Operator: r.Operator, SuspendedAt: stamp(r.Suspended), PurgeAfter: stamp(r.PurgeAfter),
+		OperationId: r.Operation, Modules: slices.Clone(r.Modules), AdminLogin: r.Admin,
+	}
+	if r.Subnet.IsValid() {
+		out.Subnet = r.Subnet.String()
+	}
+	if u := v.usage[r.ID]; u != nil {
+		out.Usage = proto.CloneOf(u)
+	}
+	if v.where != nil && r.live() {
+		inst := r.resource()
+		out.Domains = v.where.InstanceDomains(&inst)
+		if len(out.Domains) > 0 && !r.Imported {
+			out.Url = "https://" + out.Domains[0] + "/"
+			out.Certificate = v.where.CertificateOf(out.Domains[0])
+		}
+	}
+	out.State, out.Problem = v.state(r)
+	return out
+}
+
+// state says where an instance stands, and what is wrong with it.
+func (v *view) state(r *record) (v1.InstanceState, string) {
+	op := v.open[target(r.Name)]
+	if r.live() && op != nil {
+		if operation.Still(op.GetState()) {
+			return v1.InstanceState_INSTANCE_STATE_BROKEN, "operation " + op.GetId() + " needs a person: " + op.GetMessage()
+		}
+		if !r.Made {
+			return v1.InstanceState_INSTANCE_STATE_CREATING, op.GetMessage()
+		}
+		return v1.InstanceState_INSTANCE_STATE_CHANGING, op.GetMessage()
+	}
+	switch {
+	case !r.live():
+		return v1.InstanceState_INSTANCE_STATE_PURGED, ""
+	case !r.Made:
+		return v1.InstanceState_INSTANCE_STATE_BROKEN, "its creation was given up, and what was made of it may be left: infractl instance purge " + r.Name + " --early"
+	case r.Mode == suspended:
+		return v1.InstanceState_INSTANCE_STATE_SUSPENDED, ""
+	case r.Mode == archived:
+		return v1.InstanceState_INSTANCE_STATE_ARCHIVED, ""
+	case r.Mode != running && !r.Imported:
+		return v1.InstanceState_INSTANCE_STATE_BROKEN, "what was done with it last was given up: infractl instance resume " + r.Name
+	}
+	if why := v.health[r.ID]; why != "" {
+		return v1.InstanceState_INSTANCE_STATE_BROKEN, why
+	}
+	return v1.InstanceState_INSTANCE_STATE_ACTIVE, ""
+}
+
+func (l limits) toProto() *v1.InstanceLimits {
+	return &v1.InstanceLimits{MemoryBytes: l.Memory, MilliCpus: l.MilliCPU, Pids: l.PIDs, DiskBytes: l.Disk}
+}
+
+// with returns the limits with those of m in place that are set.
+func (l limits) with(m *v1.InstanceLimits) limits {
+	if m.GetMemoryBytes() != 0 {
+		l.Memory = m.GetMemoryBytes()
+	}
+	if m.GetMilliCpus() != 0 {
+		l.MilliCPU = m.GetMilliCpus()
+	}
+	if m.GetPids() != 0 {
+		l.PIDs = m.GetPids()
+	}
+	if m.GetDiskBytes() != 0 {
+		l.Disk = m.GetDiskBytes()
+	}
+	return l
+}
+
+func stamp(t time.Time) *timestamppb.Timestamp {
+	if t.IsZero() {
+		return nil
+	}
+	return timestamppb.New(t)
+}
