@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime/debug"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -91,7 +90,7 @@ The join token is looked for in /etc/infractl/join-token, in cloud-init's seed a
 $` + enrol.TokenVariable + `. It is removed once it was used.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			tuneMemory()
+			go saveMemory(c.Context())
 			cfg.StateDir, cfg.Log = o.stateDir, o.logger()
 			cfg.Notify = func(state string) { _, _ = daemon.SdNotify(false, state) } // without systemd there is nobody to tell
 			if text := os.Getenv(ClockOffsetVariable); text != "" {
@@ -114,12 +113,6 @@ $` + enrol.TokenVariable + `. It is removed once it was used.`,
 	c.Flags().StringVar(&cfg.Probe, "probe", "", "run as the probe of this name: manage nothing and only open connections")
 	c.Flags().StringArrayVar(&cfg.TokenFiles, "join-token", nil, "file of the join token, in place of the usual ones (repeatable)")
 	return c
-}
-
-// tuneMemory trades a little time for a small resident set: the agent is idle nearly always, on machines that are not ours.
-func tuneMemory() {
-	debug.SetGCPercent(50)
-	debug.SetMemoryLimit(64 << 20)
 }
 
 func revertCommand(o *options) *cobra.Command {

@@ -17,6 +17,7 @@ import (
 	"github.com/infractl/infractl/internal/errs"
 	"github.com/infractl/infractl/internal/lab"
 	"github.com/infractl/infractl/internal/lab/demo"
+	"github.com/infractl/infractl/internal/lab/metrics"
 )
 
 // footprint measures the programs on disk.
@@ -125,7 +126,7 @@ func seesAHandChange(ctx context.Context, s *demo.Site, r *Report) error {
 }
 
 func agentMemory(ctx context.Context, s *demo.Site, r *Report) error {
-	time.Sleep(3 * time.Second) // let the garbage of the applies go
+	time.Sleep(metrics.AtRest)
 	worst := 0.0
 	for _, name := range demo.Nodes() {
 		out, err := s.Lab.VM(name).Must(ctx, "sh", "-c", "grep VmRSS /proc/$(systemctl show -p MainPID --value infractl-agent)/status")

@@ -56,6 +56,10 @@ func watching(ctx context.Context, o Options, r *Report) error {
 }
 
 func scrapeCost(ctx context.Context, s *demo.Site, r *Report) error {
+	// Scrapes take turns, and its Prometheus reads six pages on the same two cores.
+	if err := metrics.StopPrometheus(ctx, s); err != nil {
+		return err
+	}
 	if err := metrics.StartContainers(ctx, s, manyContainers); err != nil {
 		return err
 	}
@@ -73,7 +77,8 @@ func scrapeCost(ctx context.Context, s *demo.Site, r *Report) error {
 		bytesOf(cost.Bytes))
 	r.Stated("scrape with 40 containers, median", float64(cost.P50.Microseconds())/1000, "ms", "same")
 	r.AtMost("scrapes at 15 s, share of one core", cost.CPU.Seconds()/15*100, 2, "%", "the agent's processor time per scrape / 15 s")
-	r.AtMost("agent resident after 200 scrapes with 40 containers", cost.RSS/1e6, 30, "MB", "Elastic agent 220-280 MB (published)")
+	r.Stated("agent resident right after 200 scrapes with 40 containers", cost.BusyRSS/1e6, "MB", "same")
+	r.AtMost("agent resident at rest after them", cost.RSS/1e6, 30, "MB", "Elastic agent 220-280 MB (published)")
 	return nil
 }
 

@@ -57,6 +57,12 @@ func StartPrometheus(ctx context.Context, s *demo.Site) error {
 	return errs.Wrap(op, err)
 }
 
+// StopPrometheus stops it.
+func StopPrometheus(ctx context.Context, s *demo.Site) error {
+	_, err := s.Lab.VM(Supervision).Must(ctx, "systemctl", "stop", "prometheus.service")
+	return errs.Wrap("stop Prometheus", err)
+}
+
 // Query asks Prometheus and returns values by the label "node", or "server" for the server's own page.
 func Query(ctx context.Context, s *demo.Site, query string) (map[string]float64, error) {
 	out, err := s.Lab.VM(Supervision).Must(ctx, "curl", "--silent", "--max-time", "5", "--get", "--data-urlencode", "query="+query,
@@ -143,9 +149,12 @@ type Cost struct {
 	P50, P99 time.Duration
 	// CPU is the agent's processor time per scrape.
 	CPU time.Duration
-	// RSS is the agent's resident memory after them, in bytes.
-	RSS float64
+	// BusyRSS is the agent's resident memory right after them, RSS that once it has come to rest, in bytes.
+	BusyRSS, RSS float64
 }
+
+// AtRest is after which time an agent with nothing to do has given back what its work needed: it looks every 2 s.
+const AtRest = 6 * time.Second
 
 // Measure scrapes a node's page over one connection, as Prometheus does, one scrape after the other.
 func Measure(ctx context.Context, s *demo.Site, vm, address string, scrapes int) (Cost, error) {
@@ -168,11 +177,15 @@ func Measure(ctx context.Context, s *demo.Site, vm, address string, scrapes int)
 	if err != nil {
 		return c, errs.Wrap(op, err)
 	}
-	after, rss, err := agent(ctx, s, vm)
+	after, busy, err := agent(ctx, s, vm)
 	if err != nil {
 		return c, errs.Wrap(op, err)
 	}
-	c.CPU, c.RSS = (after-before)/time.Duration(scrapes), rss
+	c.CPU, c.BusyRSS = (after-before)/time.Duration(scrapes), busy
+	time.Sleep(AtRest)
+	if _, c.RSS, err = agent(ctx, s, vm); err != nil {
+		return c, errs.Wrap(op, err)
+	}
 	var took []time.Duration
 	for line := range strings.Lines(out) {
 		var ready, total float64
