@@ -35,9 +35,10 @@ func NAT() Layout { return Layout{Name: "nat", Parents: []string{"PREROUTING", "
 // Family is IPv4 or IPv6.
 type Family string
 
+// The families: IPv4 with iptables, IPv6 with ip6tables.
 const (
-	V4 Family = "4" // IPv4, iptables
-	V6 Family = "6" // IPv6, ip6tables
+	V4 Family = "4"
+	V6 Family = "6"
 )
 
 // String implements fmt.Stringer.

@@ -32,7 +32,7 @@ func server(t *testing.T, answer func(m *dns.Msg, overTCP bool) *dns.Msg) string
 				_ = w.WriteMsg(a)
 			}
 		})
-		go s.ActivateAndServe() //nolint:errcheck // it ends with the test
+		go s.ActivateAndServe()
 		t.Cleanup(func() { _ = s.Shutdown() })
 	}
 	return l.Addr().String()

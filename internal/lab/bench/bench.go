@@ -130,7 +130,7 @@ type part struct {
 }
 
 // parts are in the order of the run; those of one row run side by side. What is timed runs alone. Lock-outs mostly wait for
-// their windows, so the random edits fit beside them.
+// their windows, so they fit beside each other and the random edits beside them.
 func parts() [][]part {
 	return [][]part{
 		{{"footprint", footprint}},
@@ -139,7 +139,7 @@ func parts() [][]part {
 		{{"restore", restore}},
 		{{"stacks", stackNumbers}},
 		{{"names", dnsNumbers}},
-		{{"lockout", lockout}, {"edits", edits}},
+		{{"lockout", lockout}, {"relay", cutOff}, {"edits", edits}},
 	}
 }
 
@@ -197,7 +197,7 @@ func Command() *cobra.Command {
 	f.StringVar(&o.Bin, "bin", "bin", "folder of the built programs")
 	f.StringVar(&o.Dir, "dir", ".lab-bench", "folder of the labs' state")
 	f.StringVar(&o.File, "out", ".lab/bench.json", "file for the numbers")
-	f.StringSliceVar(&o.Only, "only", nil, "only these parts: footprint, fleet, metrics, restore, lockout, edits")
+	f.StringSliceVar(&o.Only, "only", nil, "only these parts: footprint, fleet, metrics, restore, stacks, names, lockout, relay, edits")
 	f.IntVar(&o.Trials, "trials", 20, "trials of each kind of lock-out")
 	f.IntVar(&o.Edits, "edits", 500, "random edits in namespaces")
 	f.IntVar(&o.LabEdits, "lab-edits", 25, "random edits in the lab")

@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -90,9 +92,19 @@ type ground struct {
 	r        *Report
 }
 
-// lockout makes all trials: each kind with a window of 10 s, and once more with the default of 30 s.
+// lockout makes the trials on up to ten VMs at once.
 func lockout(ctx context.Context, o Options, r *Report) error {
-	const prods = 10
+	return lockouts(ctx, o, r, "trials", 10, func(k kind) bool { return !k.relay })
+}
+
+// cutOff makes those on the relay, of which there is one: a lab of its own lets them run beside the others.
+func cutOff(ctx context.Context, o Options, r *Report) error {
+	return lockouts(ctx, o, r, "relay", 1, func(k kind) bool { return k.relay })
+}
+
+// lockouts makes trials: each kind with a window of 10 s, and once more with the default of 30 s.
+func lockouts(ctx context.Context, o Options, r *Report, name string, prods int, wanted func(kind) bool) error {
+	list := slices.DeleteFunc(kinds(), func(k kind) bool { return !wanted(k) })
 	example, err := os.ReadFile(filepath.Join(o.Root, "examples/projetpro/site.yaml"))
 	if err != nil {
 		return errs.Wrap("read the example site", err)
@@ -100,12 +112,12 @@ func lockout(ctx context.Context, o Options, r *Report) error {
 	content, addresses := fleetSite(string(example), prods)
 	content += "\nrollout: {max_unavailable: 20}\n"
 	g := &ground{content: content, r: r}
-	for name := range addresses {
-		if name == demo.Prod || len(name) > len("srv-prod-") && name[:9] == "srv-prod-" {
-			g.prods = append(g.prods, name)
+	for node := range addresses {
+		if node == demo.Prod || strings.HasPrefix(node, demo.Prod+"-") {
+			g.prods = append(g.prods, node)
 		}
 	}
-	g.site, err = demo.Boot(ctx, demo.Options{Root: o.Root, Bin: o.Bin, Dir: filepath.Join(o.Dir, "lockout"), Name: "trials", Out: o.Out,
+	g.site, err = demo.Boot(ctx, demo.Options{Root: o.Root, Bin: o.Bin, Dir: filepath.Join(o.Dir, name), Name: name, Out: o.Out,
 		Site: content, Overlay: "rollout: {window: 10s}\n", Customize: func(cfg *lab.Config) { addProds(cfg, addresses) }})
 	if g.site != nil {
 		defer g.site.Down(context.WithoutCancel(ctx)) //nolint:errcheck // the lab's own report says what stayed
@@ -119,7 +131,7 @@ func lockout(ctx context.Context, o Options, r *Report) error {
 	if err := g.site.Apply(ctx); err != nil {
 		return errs.Wrap("first apply", err)
 	}
-	for _, k := range kinds() {
+	for _, k := range list {
 		if err := g.tryKind(ctx, k, o.Trials, 10*time.Second); err != nil {
 			return errs.Wrap(k.name, err)
 		}
@@ -127,7 +139,7 @@ func lockout(ctx context.Context, o Options, r *Report) error {
 	if err := g.site.SetOverlay(""); err != nil {
 		return err
 	}
-	for _, k := range kinds() {
+	for _, k := range list {
 		if err := g.tryKind(ctx, k, 1, 30*time.Second); err != nil {
 			return errs.Wrap(k.name, err)
 		}
