@@ -192,7 +192,7 @@ func (a *App) advertised() (sessions, enrolment []string) {
 // serve registers the services and accepts connections.
 func (a *App) serve() {
 	cfg := a.cfg
-	site := a.health.Site(a.operations.site())
+	site := a.health.Site(withInstances{a.operations.site(), a.operations.instances})
 	a.enrolment = session.NewEnrolment(session.EnrolmentConfig{Fleet: a.fleet, Hub: a.hub, Site: site, Authority: a.authority,
 		Recorder: a.recorder, Addresses: a.advertised, Clock: cfg.Clock, Log: cfg.Log.Named("enrolment"), Limits: cfg.Limits,
 		Login: func(ctx context.Context, req *v1.LoginOperatorRequest) (*v1.OperatorIdentity, error) {

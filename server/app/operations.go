@@ -60,6 +60,7 @@ func newOperations(a *App) *operations {
 	o.consoles = newConsoles(a, o.revisions)
 	o.engine = operation.New(operation.Config{Store: a.store, Hub: a.hub, Kinds: o.kinds(), Clock: a.cfg.Clock,
 		Log: a.cfg.Log.Named("operation"), Parallel: turns})
+	o.images.ForTemplates(o.instances.Archives)
 	o.instances.Use(o.revisions, o.rollouts, a.vault, o.engine)
 	o.api = api.New(api.Config{Revisions: o.revisions, Rollouts: o.rollouts, Operations: o.engine, Hub: a.hub, Fleet: a.fleet, Audit: a.store,
 		Clock: a.cfg.Clock, Log: a.cfg.Log.Named("api")})
@@ -95,6 +96,7 @@ func (o *operations) run(start func(string, func(context.Context) error)) {
 	start("rollouts", o.rollouts.Run)
 	start("operations", o.engine.Run)
 	start("public records", o.publisher.Run)
+	start("instances", o.instances.Run)
 }
 
 // routerReport returns what a router last reported, nil before its first report.

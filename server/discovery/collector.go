@@ -20,7 +20,9 @@ type CollectorConfig struct {
 	Nodes func(context.Context) ([]*v1.Node, error)
 	// Rollouts returns the newest rollouts.
 	Rollouts func(ctx context.Context, limit int) ([]*v1.Rollout, error)
-	Audit    store.Audit
+	// Instances returns how many of the customers' instances are in each state; nil: there are none.
+	Instances func(context.Context) (map[string]int, error)
+	Audit     store.Audit
 	// StoreDir is the folder of the database.
 	StoreDir string
 	Clock    clock.Clock
@@ -34,7 +36,7 @@ const keptRollouts = 50
 type Collector struct {
 	cfg CollectorConfig
 
-	nodes, inSync, drift, seen, certificate, clock, rollouts, size, audit, failed *prometheus.Desc
+	nodes, inSync, drift, seen, certificate, clock, rollouts, instances, size, audit, failed *prometheus.Desc
 }
 
 // NewCollector returns a collector.
@@ -50,6 +52,7 @@ func NewCollector(cfg CollectorConfig) *Collector {
 		certificate: desc("node_certificate_not_after_seconds", "When the node's certificate expires, in seconds since 1970.", "node"),
 		clock:       desc("clock_offset_seconds", "How far the node's clock is ahead, as it last reported; nothing while it follows no source.", "node"),
 		rollouts:    desc("rollouts", "The newest rollouts, 50 at most, by state.", "state"),
+		instances:   desc("instances", "Customers' instances, by state.", "state"),
 		size:        desc("store_bytes", "Size of the database with its journal."),
 		audit:       desc("audit_entries_total", "Audit entries that were ever written."),
 		failed:      desc("scrape_failed", "Whether a part of these numbers could not be read.", "part"),
@@ -58,7 +61,7 @@ func NewCollector(cfg CollectorConfig) *Collector {
 
 // Describe implements prometheus.Collector.
 func (c *Collector) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.nodes, c.inSync, c.drift, c.seen, c.certificate, c.clock, c.rollouts, c.size, c.audit, c.failed} {
+	for _, d := range []*prometheus.Desc{c.nodes, c.inSync, c.drift, c.seen, c.certificate, c.clock, c.rollouts, c.instances, c.size, c.audit, c.failed} {
 		out <- d
 	}
 }
@@ -70,7 +73,7 @@ func (c *Collector) Collect(out chan<- prometheus.Metric) {
 	for _, part := range []struct {
 		name string
 		read func(context.Context, chan<- prometheus.Metric) error
-	}{{"nodes", c.collectNodes}, {"rollouts", c.collectRollouts}, {"store", c.collectStore}} {
+	}{{"nodes", c.collectNodes}, {"rollouts", c.collectRollouts}, {"instances", c.collectInstances}, {"store", c.collectStore}} {
 		failed := 0.0
 		if err := part.read(ctx, out); err != nil {
 			failed = 1
@@ -134,6 +137,18 @@ func (c *Collector) collectRollouts(ctx context.Context, out chan<- prometheus.M
 		counts[word(r.GetState().String(), "ROLLOUT_STATE_")]++
 	}
 	emit(out, c.rollouts, counts)
+	return nil
+}
+
+func (c *Collector) collectInstances(ctx context.Context, out chan<- prometheus.Metric) error {
+	if c.cfg.Instances == nil {
+		return nil
+	}
+	counts, err := c.cfg.Instances(ctx)
+	if err != nil {
+		return err
+	}
+	emit(out, c.instances, counts)
 	return nil
 }
 

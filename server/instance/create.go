@@ -39,7 +39,8 @@ const (
 	installsPerHost = 4
 	// installLimit is how long an installation may take when its turn has come: an old disk, a cold cache, a cold install.
 	installLimit = 10 * time.Minute
-	taskLimit    = 2 * time.Minute
+	// taskLimit is how long other work on an instance may take, taskStart how long its host has to begin.
+	taskLimit, taskStart = 2 * time.Minute, 20 * time.Second
 )
 
 // keyID is where an operation keeps the id of its instance.

@@ -179,6 +179,8 @@ type Instances struct {
 	placing sync.Mutex
 
 	mu sync.Mutex
+	// busy are the instances that a call works on.
+	busy map[string]bool
 	// slots bound the installations at once on a host.
 	slots map[string]chan struct{}
 	// memory is what hosts have, as last measured.
@@ -186,9 +188,10 @@ type Instances struct {
 	// health says what is wrong with an instance, by id; usage what it uses.
 	health map[string]string
 	usage  map[string]*v1.Usage
+	// found is what the last daily audit found.
+	found []*v1.AuditFinding
 	// tried says of which images the template of a version on a host was last tried, and when.
 	tried map[string]attempt
-	wake  chan struct{}
 }
 
 // New returns the instances kept in cfg.Store. They are a source of resources at once; Use must come before anything else.
@@ -211,8 +214,8 @@ func New(cfg Config) *Instances {
 		names:    store.NewTable(cfg.Store, KindName, store.JSON[string]()),
 		subnets:  store.NewTable(cfg.Store, KindSubnet, store.JSON[string]()),
 		template: store.NewTable(cfg.Store, KindTemplate, store.JSON[templateRecord]()),
-		slots:    map[string]chan struct{}{}, memory: map[string]capacity{}, health: map[string]string{}, usage: map[string]*v1.Usage{},
-		tried: map[string]attempt{}, wake: make(chan struct{}, 1),
+		busy:     map[string]bool{}, slots: map[string]chan struct{}{}, memory: map[string]capacity{}, health: map[string]string{}, usage: map[string]*v1.Usage{},
+		tried: map[string]attempt{},
 	}
 }
 

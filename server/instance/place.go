@@ -40,6 +40,9 @@ type capacity struct {
 	err      error
 }
 
+// randomText makes an id that no other has.
+func randomText() string { return strings.ToLower(rand.Text()) }
+
 // host is a candidate for a place.
 type host struct {
 	name string
@@ -191,7 +194,7 @@ func (s *Instances) capacity(ctx context.Context, name string) capacity {
 	}
 	ctx, cancel := context.WithTimeout(ctx, measureLimit)
 	defer cancel()
-	res, err := s.cfg.Hub.Do(ctx, name, &v1.Task{Id: "size-" + strings.ToLower(rand.Text()), NotAfter: timestamppb.New(now.Add(measureLimit)),
+	res, err := s.cfg.Hub.Do(ctx, name, &v1.Task{Id: "size-" + randomText(), NotAfter: timestamppb.New(now.Add(measureLimit)),
 		Work: &v1.Task_Usage{Usage: &v1.UsageTask{Over: durationpb.New(10 * time.Millisecond)}}}, nil)
 	if err == nil && res.GetError() != nil {
 		err = errs.New(errs.Code(res.GetError().GetCode()), "%s", res.GetError().GetMessage())

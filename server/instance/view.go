@@ -1,6 +1,7 @@
 package instance
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"slices"
@@ -18,7 +19,7 @@ import (
 // view is what a list of instances is shown with: one picture of everything else.
 type view struct {
 	where  *site.Site
-	open   map[string]*v1.Operation // by target
+	open   map[string]*v1.Operation // by target, and by id
 	health map[string]string
 	usage  map[string]*v1.Usage
 }
@@ -32,6 +33,9 @@ func (s *Instances) look(ctx context.Context) (*view, error) {
 	open, err := s.engine.Open(ctx)
 	if err != nil {
 		return nil, err
+	}
+	for _, op := range slices.Collect(maps.Values(open)) {
+		open[op.GetId()] = op // a rename works on what has another name meanwhile
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -68,7 +72,7 @@ func (v *view) show(r *record) *v1.Instance {
 
 // state says where an instance stands, and what is wrong with it.
 func (v *view) state(r *record) (v1.InstanceState, string) {
-	op := v.open[target(r.Name)]
+	op := cmp.Or(v.open[target(r.Name)], v.open[r.Operation])
 	if r.live() && op != nil {
 		if operation.Still(op.GetState()) {
 			return v1.InstanceState_INSTANCE_STATE_BROKEN, "operation " + op.GetId() + " needs a person: " + op.GetMessage()
