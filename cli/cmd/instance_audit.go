@@ -72,8 +72,8 @@ func (a *app) instanceImportCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "import NODE [NAME...]", Short: "Show what the original scripts left on a host, and adopt it",
 		Long: `Show the instances on a host that infractl did not make, such as those of the original scripts, and what of each was found. Nothing is
-changed by that. With names, or with --all, those that are ready are adopted: their data stay where they are, and from then on they are
-instances like all others.`,
+changed by that. With names, or with --all, those that are ready are adopted: they are listed, counted for the room on their host, and
+audited. Their containers, networks and data stay exactly as they are, and infractl does not manage them.`,
 		Example: "  infractl instance import srv-prod\n  infractl instance import srv-prod dupont martin\n  infractl instance import srv-prod --all",
 		Args: func(c *cobra.Command, args []string) error {
 			if all && len(args) > 1 {
@@ -110,7 +110,7 @@ func (a *app) runImport(ctx context.Context, node string, names []string, all, d
 		if len(names) == 0 {
 			return w.Message(found, func() error { return a.showCandidates(w, node, found.GetCandidates()) })
 		}
-		if err := a.confirm(ctx, fmt.Sprintf("Adopt %s on %s? Each is stopped for some seconds, and started as infractl starts it.", strings.Join(names, ", "), node)); err != nil {
+		if err := a.confirm(ctx, fmt.Sprintf("Adopt %s on %s? They are listed and audited from then on; their containers stay as they are.", strings.Join(names, ", "), node)); err != nil {
 			return err
 		}
 		res, err := api.ImportInstances(ctx, &v1.ImportInstancesRequest{Node: node, Names: names})
