@@ -141,7 +141,8 @@ type instanceResult struct {
 func plannedResults(plans []*instancePlan) []instanceResult {
 	out := []instanceResult{}
 	for _, p := range plans {
-		out = append(out, instanceResult{Name: p.name, Action: p.word(), Lines: append(slices.Clone(p.lines), p.blocks...), Done: p.idle() && len(p.blocks) == 0})
+		out = append(out, instanceResult{Name: p.name, Action: p.word(), Lines: slices.Concat([]string{}, p.lines, p.blocks),
+			Done: p.idle() && len(p.blocks) == 0})
 	}
 	return out
 }

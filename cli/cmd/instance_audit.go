@@ -110,7 +110,9 @@ func (a *app) runImport(ctx context.Context, node string, names []string, all, d
 		if len(names) == 0 {
 			return w.Message(found, func() error { return a.showCandidates(w, node, found.GetCandidates()) })
 		}
-		if err := a.confirm(ctx, fmt.Sprintf("Adopt %s on %s? They are listed and audited from then on; their containers stay as they are.", strings.Join(names, ", "), node)); err != nil {
+		question := fmt.Sprintf("Adopt %s on %s? They are listed and audited from then on; their containers stay as they are.",
+			strings.Join(names, ", "), node)
+		if err := a.confirm(ctx, question); err != nil {
 			return err
 		}
 		res, err := api.ImportInstances(ctx, &v1.ImportInstancesRequest{Node: node, Names: names})

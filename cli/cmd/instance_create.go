@@ -31,7 +31,8 @@ and the same command may be given again.
 
 The administrator's password is shown once, on a terminal or in a file (--password-file). Elsewhere it is not shown, unless
 --show-password asks for it; infractl instance password gives a new one at any time.`,
-		Example: "  infractl instance create acme\n  infractl instance create acme --version 19.0.4 --company 'ACME SARL' --domain erp.acme.example --password-file acme.password\n" +
+		Example: "  infractl instance create acme\n" +
+			"  infractl instance create acme --version 19.0.4 --company 'ACME SARL' --domain erp.acme.example --password-file acme.password\n" +
 			"  infractl instance create trial --preprod --dry-run",
 		Args: arity(1, 1),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -109,7 +110,8 @@ func showCreatePlan(w *output.Writer, res *v1.CreateInstanceResponse) {
 }
 
 // giveInstance hands an instance over that works now: its address, its login, and its password where somebody can keep it.
-func (a *app) giveInstance(ctx context.Context, api v1.InstanceServiceClient, w *output.Writer, res *v1.CreateInstanceResponse, file *pending, o *passwordFlags) error {
+func (a *app) giveInstance(ctx context.Context, api v1.InstanceServiceClient, w *output.Writer, res *v1.CreateInstanceResponse, file *pending,
+	o *passwordFlags) error {
 	i := res.GetInstance()
 	var given *v1.ResetPasswordResponse
 	var problem error

@@ -149,11 +149,13 @@ func instanceFaults(i yamltree.Pair[wantedInstance], pos *yamltree.Positions) []
 		faults = append(faults, yamltree.Fault{Pos: at, Message: fmt.Sprintf(format, args...), Hint: hint})
 	}
 	v := &i.Value
-	check(instanceNameForm.MatchString(i.Key), "", "2 to 31 lower-case letters, digits and hyphens, a letter first", "%.40q cannot name an instance", i.Key)
+	check(instanceNameForm.MatchString(i.Key), "", "2 to 31 lower-case letters, digits and hyphens, a letter first",
+		"%.40q cannot name an instance", i.Key)
 	check(v.Version == "" || versionForm.MatchString(v.Version), "version", "write it like 19.0.4", "%.20q is no version of Dolibarr", v.Version)
 	check(v.Language == "" || v.Language == "fr" || v.Language == "en", "language", "fr or en", "there are no pages in %.20q", v.Language)
 	for n, m := range v.Modules {
-		check(moduleForm.MatchString(m), yamltree.Join("modules", fmt.Sprint(n)), "its class without \"mod\", such as societe", "%.40q cannot name a module", m)
+		check(moduleForm.MatchString(m), yamltree.Join("modules", fmt.Sprint(n)), "its class without \"mod\", such as societe",
+			"%.40q cannot name a module", m)
 	}
 	return faults
 }

@@ -148,7 +148,8 @@ Its data, its id and its other domains stay.`,
 			name, next := args[0], args[1]
 			return a.changeInstance(c.Context(), &instanceChange{name: name, newName: next, detach: detach,
 				ask: func(ctx context.Context, now *v1.GetInstanceResponse) error {
-					return a.confirm(ctx, fmt.Sprintf("Rename %s to %s? %s is not answered any more, and links to it break.", name, next, now.GetInstance().GetUrl()))
+					return a.confirm(ctx, fmt.Sprintf("Rename %s to %s? %s is not answered any more, and links to it break.", name, next,
+						now.GetInstance().GetUrl()))
 				},
 				call: func(ctx context.Context, api v1.InstanceServiceClient) (changed, error) {
 					return api.RenameInstance(ctx, &v1.RenameInstanceRequest{Name: name, NewName: next})
@@ -183,7 +184,8 @@ then infractl instance resume brings it back as it was.`,
 					return nil // the server says what is wrong
 				}
 				until := a.clock.Now().Add(time.Duration(keep) * 24 * time.Hour).Format("2006-01-02")
-				return a.confirm(ctx, fmt.Sprintf("Delete %s? Its users see a page from now on. Its data are kept until %s; then they are destroyed.", name, until))
+				return a.confirm(ctx, fmt.Sprintf("Delete %s? Its users see a page from now on. Its data are kept until %s; then they are destroyed.",
+					name, until))
 			},
 			call: func(ctx context.Context, api v1.InstanceServiceClient) (changed, error) {
 				return api.DeleteInstance(ctx, &v1.DeleteInstanceRequest{Name: name, KeepDays: &keep})

@@ -158,7 +158,8 @@ func (a *app) instanceDomainsCmd() *cobra.Command {
 		Use: "domains NAME", Short: "Show an instance's names, or add and remove some",
 		Long: `Show the names that an instance answers to, or add and remove some. The default one stays. A customer's own name must point to the
 site's public address before it is added: its certificate is asked for at once, and an authority allows few a week.`,
-		Example: "  infractl instance domains acme\n  infractl instance domains acme --add erp.acme.example\n  infractl instance domains acme --remove erp.acme.example",
+		Example: "  infractl instance domains acme\n  infractl instance domains acme --add erp.acme.example\n" +
+			"  infractl instance domains acme --remove erp.acme.example",
 		Args:    arity(1, 1), ValidArgsFunction: firstOnly(a.completer(instanceNames)),
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(add)+len(remove) == 0 {

@@ -43,7 +43,8 @@ func applied(now *v1.Instance, p *instancePlan) *v1.Instance {
 		after = proto.Clone(now).(*v1.Instance)
 	}
 	if c := p.create; c != nil {
-		after.State, after.Version, after.Node, after.Preprod, after.Company = v1.InstanceState_INSTANCE_STATE_ACTIVE, c.GetVersion(), c.GetNode(), c.GetPreprod(), c.GetCompany()
+		after.State, after.Version, after.Node = v1.InstanceState_INSTANCE_STATE_ACTIVE, c.GetVersion(), c.GetNode()
+		after.Preprod, after.Company = c.GetPreprod(), c.GetCompany()
 		after.Domains, after.Modules, after.AdminLogin = c.GetDomains(), c.GetModules(), c.GetAdminLogin()
 		after.Language = orElse(c.GetLanguage(), "fr")
 		if c.GetLimits() != nil {
@@ -94,7 +95,8 @@ func TestASecondApplyOfAFileDoesNothing(t *testing.T) {
 		}
 		var now *v1.Instance
 		if rapid.Bool().Draw(t, "there") {
-			now = &v1.Instance{Name: "acme", State: v1.InstanceState_INSTANCE_STATE_ACTIVE, Version: "19.0.4", Cron: rapid.Bool().Draw(t, "cron now"), Language: "fr",
+			now = &v1.Instance{Name: "acme", State: v1.InstanceState_INSTANCE_STATE_ACTIVE, Version: "19.0.4",
+				Cron: rapid.Bool().Draw(t, "cron now"), Language: "fr",
 				Limits: &v1.InstanceLimits{MemoryBytes: 768 << 20}, Modules: []string{"FACTURE"}, Domains: []string{"acme.lab", "b.example"}}
 		}
 		var list []*v1.Instance
@@ -138,8 +140,9 @@ func TestTheListFits80Columns(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	long := &v1.Instance{Name: "a-name-that-is-31-letters-long-", State: v1.InstanceState_INSTANCE_STATE_ARCHIVED, Version: "19.0.4", Node: "srv-pre-prod-of-paris",
-		Domains: []string{"a-name-that-is-31-letters-long-.customers.projetpro.example", "b"}, PurgeAfter: timestamppb.New(time.Date(2030, 1, 9, 0, 0, 0, 0, time.UTC))}
+	long := &v1.Instance{Name: "a-name-that-is-31-letters-long-", State: v1.InstanceState_INSTANCE_STATE_ARCHIVED, Version: "19.0.4",
+		Node: "srv-pre-prod-of-paris", Domains: []string{"a-name-that-is-31-letters-long-.customers.projetpro.example", "b"},
+		PurgeAfter: timestamppb.New(time.Date(2030, 1, 9, 0, 0, 0, 0, time.UTC))}
 	if err := a.showInstances(w, []*v1.Instance{long, {Name: "b", Problem: strings.Repeat("a long story ", 30)}}); err != nil {
 		t.Fatal(err)
 	}
