@@ -1,0 +1,3 @@
+<?php
+require 'inc.php';
+print 'Dolibarr install or upgrade: choose a language.';

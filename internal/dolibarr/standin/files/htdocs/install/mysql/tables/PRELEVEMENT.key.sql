@@ -1,0 +1,1 @@
+ALTER TABLE @PRELEVEMENT@ ADD CONSTRAINT fk_prelevement_facture_fk_facture FOREIGN KEY (fk_facture) REFERENCES llx_facture (rowid);

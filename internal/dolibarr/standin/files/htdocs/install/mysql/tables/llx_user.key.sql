@@ -1,0 +1,1 @@
+ALTER TABLE llx_user ADD UNIQUE INDEX uk_user_login(login, entity);
