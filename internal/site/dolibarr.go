@@ -289,10 +289,13 @@ func (s *Site) instancesOn(n *Node, res Resources) *v1.DolibarrSpec {
 func (s *Site) InstanceSpec(inst *Instance, res Resources) *v1.InstanceSpec {
 	spec := &v1.InstanceSpec{
 		Name: inst.Name, Id: inst.ID, Mode: inst.Mode, Version: inst.Version,
-		AppImage: s.stackImage(inst.AppImage, res), DbImage: s.stackImage(inst.DBImage, res), Subnet: inst.Subnet.String(),
+		AppImage: s.stackImage(inst.AppImage, res), DbImage: s.stackImage(inst.DBImage, res),
 		Domains:  s.InstanceDomains(inst),
 		Limits:   &v1.InstanceLimits{MemoryBytes: inst.MemoryBytes, MilliCpus: inst.MilliCPUs, Pids: inst.PIDs, DiskBytes: inst.DiskBytes},
 		Timezone: inst.Timezone, Language: inst.Language, Cron: inst.Cron, AdminLogin: inst.AdminLogin,
+	}
+	if inst.Subnet.IsValid() {
+		spec.Subnet = inst.Subnet.String()
 	}
 	for name, version := range inst.Secrets {
 		spec.Secrets = append(spec.Secrets, &v1.SecretRef{Name: SecretName(inst.ID, name), Version: version})

@@ -10,6 +10,7 @@ import (
 	"github.com/infractl/infractl/internal/errs"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 	"github.com/infractl/infractl/server/operation"
+	"github.com/infractl/infractl/server/revision"
 	"github.com/infractl/infractl/server/rollout"
 )
 
@@ -21,6 +22,10 @@ var errThere = errors.New("the nodes are there")
 // not work on a node although it took the wish up. Errors: Unavailable when a node did not take it up in time, RolledBack when it refused.
 func (s *Instances) bring(ctx context.Context, run *operation.Run, reason string, nodes []string) (map[string]string, error) {
 	s.sites.Changed()
+	d, err := s.sites.Derive(ctx, 0)
+	if err != nil {
+		return nil, err
+	}
 	id, err := s.rollouts.Deliver(ctx, run.Operator(), reason)
 	if err != nil {
 		return nil, err
@@ -35,7 +40,7 @@ func (s *Instances) bring(ctx context.Context, run *operation.Run, reason string
 			id = last.GetId()
 		}
 	}
-	w := &arrival{s: s, nodes: nodes, there: map[string]bool{}, problems: map[string]string{}}
+	w := &arrival{s: s, wish: d, nodes: nodes, there: map[string]bool{}, problems: map[string]string{}}
 	if id != "" {
 		err := s.rollouts.Watch(ctx, rollout.WatchRequest{ID: id}, func(m *v1.WatchRolloutResponse) error {
 			run.Say("rollout %s: %s", id, w.words(m.GetRollout()))
@@ -49,7 +54,7 @@ func (s *Instances) bring(ctx context.Context, run *operation.Run, reason string
 		if w.there[name] {
 			continue
 		}
-		ok, err := s.has(ctx, name)
+		ok, err := s.has(ctx, name, d)
 		if err != nil {
 			return nil, err
 		}
@@ -68,6 +73,7 @@ func (s *Instances) bring(ctx context.Context, run *operation.Run, reason string
 // arrival watches a rollout for some nodes.
 type arrival struct {
 	s     *Instances
+	wish  *revision.Derived
 	nodes []string
 	there map[string]bool
 	// problems are what nodes say that is not well, whether they are there or not.
@@ -84,7 +90,7 @@ func (w *arrival) look(ctx context.Context, ro *v1.Rollout) error {
 		i := slices.IndexFunc(ro.GetNodes(), func(n *v1.NodeRollout) bool { return n.GetNode() == name })
 		if i < 0 {
 			// Not concerned, or a delivery that waits for its turn has not chosen its nodes yet.
-			ok, err := w.s.has(ctx, name)
+			ok, err := w.s.has(ctx, name, w.wish)
 			if err != nil {
 				return err
 			}
@@ -132,17 +138,16 @@ func (w *arrival) words(ro *v1.Rollout) string {
 	return strings.Join(out, ", ")
 }
 
-// has reports whether a node keeps what is wanted of it now.
-func (s *Instances) has(ctx context.Context, name string) (bool, error) {
-	d, err := s.sites.Derive(ctx, 0)
-	if err != nil {
-		return false, err
-	}
+// has reports whether a node keeps what was wanted of it, or what was wanted later: others change the wish at the same time.
+func (s *Instances) has(ctx context.Context, name string, wish *revision.Derived) (bool, error) {
 	n, err := s.cfg.Fleet.Node(ctx, name)
 	if errs.Is(err, errs.NotFound) {
 		return false, nil
 	}
-	return n.State.M.GetWidenedDigest() != "" && n.State.M.GetWidenedDigest() == d.Specs[name].Digest, err
+	st := n.State.M
+	kept := st.GetWidenedDigest()
+	later := kept == st.GetSpecDigest() && st.GetSiteRevision() >= wish.Revision && st.GetResourceRevision() >= wish.Resources
+	return kept != "" && (kept == wish.Specs[name].Digest || later), err
 }
 
 // gates are the nodes by which the world reaches instances: the proxy and the name server.

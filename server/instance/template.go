@@ -89,8 +89,10 @@ func (s *Instances) templates(ctx context.Context) ([]wantedTemplate, error) {
 func templateSpec(where *site.Site, res site.Resources, version string) *v1.InstanceSpec {
 	d := where.InstanceDefaults()
 	app, db := where.InstanceImages(version)
-	return where.InstanceSpec(&site.Instance{Version: version, AppImage: app, DBImage: db, Timezone: d.Timezone, Language: d.Language,
+	spec := where.InstanceSpec(&site.Instance{Version: version, AppImage: app, DBImage: db, Timezone: d.Timezone, Language: d.Language,
 		MemoryBytes: d.MemoryBytes, MilliCPUs: d.MilliCPUs, PIDs: d.PIDs, DiskBytes: d.DiskBytes, AdminLogin: "admin"}, res)
+	spec.Name = "template"
+	return spec
 }
 
 func imagesOf(spec *v1.InstanceSpec) string {
@@ -134,6 +136,13 @@ func (s *Instances) refreshTemplates(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if len(list) == 0 {
+		return nil
+	}
+	d, err := s.sites.Derive(ctx, 0)
+	if err != nil {
+		return err
+	}
 	now := s.cfg.Clock.Now()
 	for _, t := range list {
 		have, err := s.template.Get(ctx, t.name())
@@ -147,7 +156,7 @@ func (s *Instances) refreshTemplates(ctx context.Context) error {
 			continue
 		}
 		// The host must be there, and be what it should be: its engine and its network are needed.
-		if ok, err := s.has(ctx, t.Node); err != nil || !ok {
+		if ok, err := s.has(ctx, t.Node, d); err != nil || !ok {
 			continue
 		}
 		s.mu.Lock()
