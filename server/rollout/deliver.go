@@ -38,7 +38,7 @@ func (r *Rollouts) Deliver(ctx context.Context, operator, reason string) (id str
 		return "", err
 	}
 	h := header{
-		ID: newID(number), Revision: current, State: v1.RolloutState_ROLLOUT_STATE_RUNNING, Waves: wavesFrom(to.view.Waves(to.nodes)),
+		ID: newID(number), Revision: current, State: v1.RolloutState_ROLLOUT_STATE_RUNNING, Waves: deliveryWaves(to.view, to.nodes),
 		HaltAfter: uint32(to.view.HaltAfter),
 		Started:   r.cfg.Clock.Now().UTC(), Operator: operator, Surveyed: true, Delivery: &delivery{Reasons: []string{clip(reason)}},
 	}
@@ -50,6 +50,16 @@ func (r *Rollouts) Deliver(ctx context.Context, operator, reason string) (id str
 	r.publish(h.ID)
 	r.forgetOld(ctx)
 	return h.ID, nil
+}
+
+// deliveryWaves are the waves of a delivery. They do not soak: that is for changes of the site, which may be wrong; a delivery brings what
+// was decided already, and a customer waits for his instance.
+func deliveryWaves(view *View, nodes []string) []wave {
+	out := wavesFrom(view.Waves(nodes))
+	for i := range out {
+		out[i].Soak = 0
+	}
+	return out
 }
 
 // delivery is what a header says of a rollout that brings resources.
@@ -210,7 +220,7 @@ func (r *Rollouts) beginDelivery(ctx context.Context, h header) (header, error) 
 	next := h
 	next.Revision, next.Waves = current, nil
 	if len(to.nodes) > 0 {
-		next.Waves = wavesFrom(to.view.Waves(to.nodes))
+		next.Waves = deliveryWaves(to.view, to.nodes)
 	}
 	var ops []store.Op
 	for _, n := range stored {

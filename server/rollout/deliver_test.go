@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/infractl/infractl/internal/errs"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
@@ -34,6 +35,17 @@ func names(ro *v1.Rollout) []string {
 		out = append(out, n.GetNode())
 	}
 	return out
+}
+
+func TestDeliveryDoesNotSoak(t *testing.T) {
+	r := serving(t, rollouttest.Line(3, 2))
+	r.revise(1)
+	r.end(r.start(rollout.StartRequest{Revision: 1}))
+	for i := range r.plan.Waves {
+		r.plan.Waves[i].Soak = time.Hour
+	}
+	r.rotate(1, 2, "secret v2", "n1")
+	r.want(r.end(r.deliver("secret db rotated")), succeeded, nil)
 }
 
 func TestDeliveryReachesOnlyWhomItConcerns(t *testing.T) {
