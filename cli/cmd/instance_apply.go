@@ -187,7 +187,7 @@ type applyBoard struct {
 func (b *applyBoard) set(n int, name, text string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.rows[n] = row{key: name, text: fmt.Sprintf("%-24s %s", name, text), }
+	b.rows[n] = row{key: name, text: fmt.Sprintf("%-24s %s", name, text)}
 	var shown []row
 	for _, r := range b.rows {
 		if r.key != "" {

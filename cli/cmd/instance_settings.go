@@ -160,7 +160,7 @@ func (a *app) instanceDomainsCmd() *cobra.Command {
 site's public address before it is added: its certificate is asked for at once, and an authority allows few a week.`,
 		Example: "  infractl instance domains acme\n  infractl instance domains acme --add erp.acme.example\n" +
 			"  infractl instance domains acme --remove erp.acme.example",
-		Args:    arity(1, 1), ValidArgsFunction: firstOnly(a.completer(instanceNames)),
+		Args: arity(1, 1), ValidArgsFunction: firstOnly(a.completer(instanceNames)),
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(add)+len(remove) == 0 {
 				return a.showDomains(c.Context(), args[0])
