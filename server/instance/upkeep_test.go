@@ -1,0 +1,391 @@
+package instance_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/site"
+	v1 "github.com/infractl/infractl/proto/infractl/v1"
+	"github.com/infractl/infractl/server/operation"
+	"github.com/infractl/infractl/server/store"
+)
+
+func (s *server) auditOf() []string {
+	s.t.Helper()
+	res, err := s.service.AuditInstances(ctx(), &v1.AuditInstancesRequest{})
+	if err != nil {
+		s.t.Fatalf("audit: %v", err)
+	}
+	var out []string
+	for _, f := range res.GetFindings() {
+		out = append(out, strings.Join([]string{f.GetKind(), f.GetWhat(), f.GetName(), f.GetInstance(), f.GetNode()}, " "))
+	}
+	return out
+}
+
+func TestAuditFindsDifferencesBothWays(t *testing.T) {
+	s := serving(t)
+	s.want(s.create("acme"), succeeded)
+	s.want(s.create("beta"), succeeded)
+	s.suspend("beta")
+	if got := s.auditOf(); len(got) > 0 {
+		t.Fatalf("all is well, and the audit finds %q", got)
+	}
+	id := s.get("acme").GetId()
+	h := s.hosts["srv-prod"]
+	h.have[id]["volume infractl-"+id+"-documents"] = false
+	h.have["zzzzzzzz"] = map[string]bool{"volume infractl-zzzzzzzz-data": true}
+	h.foreign = []*v1.FoundInstance{{Kind: "container", Name: "old_dolibarr", Instance: "old"}}
+	s.hosts["srv-pre-prod"].have[id] = map[string]bool{"container infractl-" + id + "-db": true}
+	s.hosts["srv-pre-prod"].names[id] = "acme"
+	want := []string{
+		"orphan container infractl-" + id + "-db acme srv-pre-prod",
+		"orphan volume infractl-zzzzzzzz-data  srv-prod",
+		"missing volume infractl-" + id + "-documents acme srv-prod",
+		"orphan container old_dolibarr old srv-prod",
+	}
+	if got := s.auditOf(); !slices.Equal(got, want) {
+		t.Errorf("findings %q\nwant %q", got, want)
+	}
+	s.hosts["srv-pre-prod"].away = true
+	if got := s.auditOf(); !slices.ContainsFunc(got, func(f string) bool { return strings.Contains(f, "front srv-pre-prod") }) {
+		t.Errorf("a host that cannot be asked is not told of: %q", got)
+	}
+	if _, err := s.service.AuditInstances(ctx(), &v1.AuditInstancesRequest{Node: "client-relay"}); !errs.Is(err, errs.NotFound) {
+		t.Errorf("a node without instances: %v", err)
+	}
+	if err := s.instances.DailyAudit(ctx()); err != nil {
+		t.Fatal(err)
+	}
+	findings, err := s.instances.Findings(ctx())
+	if err != nil || len(findings) != 1 || !strings.Contains(findings[0].GetMessage(), "4 differences") {
+		t.Errorf("status says %v, %v", findings, err)
+	}
+	entries, err := s.store.ListAudit(ctx(), store.AuditFilter{Action: "instance.audit", Limit: 10})
+	if err != nil || len(entries) != 1 || entries[0].Result == "ok" {
+		t.Errorf("audit log %v, %v", entries, err)
+	}
+}
+
+func TestSickInstanceIsShownAsBroken(t *testing.T) {
+	s := serving(t)
+	s.want(s.create("acme"), succeeded)
+	s.want(s.create("beta"), succeeded)
+	id := s.get("acme").GetId()
+	s.hosts["srv-prod"].have[id]["container infractl-"+id+"-app"] = false
+	if err := s.instances.Watch(ctx()); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.get("acme"); got.GetState() != v1.InstanceState_INSTANCE_STATE_BROKEN || !strings.Contains(got.GetProblem(), "infractl-"+id+"-app") {
+		t.Errorf("instance %v", got)
+	}
+	if got := s.get("beta").GetState(); got != v1.InstanceState_INSTANCE_STATE_ACTIVE {
+		t.Errorf("its neighbour is %v", got)
+	}
+	counts, err := s.instances.Counts(ctx())
+	if err != nil || counts["broken"] != 1 || counts["active"] != 1 || len(counts) != 7 {
+		t.Errorf("counts %v, %v", counts, err)
+	}
+	findings, err := s.instances.Findings(ctx())
+	if err != nil || len(findings) != 1 || findings[0].GetWhere() != "instance acme" || findings[0].GetSeverity() != v1.Severity_SEVERITY_ERROR {
+		t.Errorf("status says %v, %v", findings, err)
+	}
+	s.hosts["srv-prod"].have[id]["container infractl-"+id+"-app"] = true
+	if err := s.instances.Watch(ctx()); err != nil || s.get("acme").GetState() != v1.InstanceState_INSTANCE_STATE_ACTIVE {
+		t.Errorf("still broken: %v, %v", s.get("acme"), err)
+	}
+}
+
+func TestArchivedInstancesArePurgedWhenTheirTimeIsOver(t *testing.T) {
+	s := serving(t)
+	s.want(s.create("acme"), succeeded)
+	s.want(s.create("beta"), succeeded)
+	s.remove("acme", 21)
+	sweep := func() {
+		t.Helper()
+		if err := s.instances.Sweep(ctx()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sweep()
+	if got := s.get("acme").GetState(); got != v1.InstanceState_INSTANCE_STATE_ARCHIVED {
+		t.Fatalf("it is %v", got)
+	}
+	s.clock.Advance(20 * 24 * time.Hour)
+	sweep()
+	sweep()
+	entries, err := s.store.ListAudit(ctx(), store.AuditFilter{Action: "instance.notice", Limit: 10})
+	if err != nil || len(entries) != 1 {
+		t.Errorf("%d notices, %v", len(entries), err)
+	}
+	if findings, _ := s.instances.Findings(ctx()); len(findings) != 1 || !strings.Contains(findings[0].GetHint(), "resume acme") {
+		t.Errorf("status says %v", findings)
+	}
+	s.clock.Advance(2 * 24 * time.Hour)
+	sweep()
+	s.eventually("purge", func() bool { return s.get("acme").GetState() == v1.InstanceState_INSTANCE_STATE_PURGED })
+	if got := s.get("beta").GetState(); got != v1.InstanceState_INSTANCE_STATE_ACTIVE {
+		t.Errorf("its neighbour is %v", got)
+	}
+}
+
+func TestTemplatesFollowTheImages(t *testing.T) {
+	s := serving(t)
+	refresh := func() {
+		t.Helper()
+		if err := s.instances.RefreshTemplates(ctx()); err != nil {
+			t.Fatal(err)
+		}
+		s.eventually("end of templates", func() bool {
+			open, err := s.engine.Open(ctx())
+			return err == nil && len(open) == 0
+		})
+	}
+	made := func(node string) string {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return strings.Join(s.hosts[node].templates, ", ")
+	}
+	refresh()
+	if got := made("srv-prod"); got != "" {
+		t.Errorf("a host that is not what it should be made %s", got)
+	}
+	if _, err := s.Deliver(ctx(), "anna", "the site"); err != nil {
+		t.Fatal(err)
+	}
+	list, err := s.instances.Archives(ctx(), "srv-prod")
+	if err != nil || len(list) != 2 {
+		t.Errorf("archives %q, %v", list, err)
+	}
+	if list, _ := s.instances.Archives(ctx(), "client-relay"); len(list) > 0 {
+		t.Errorf("archives of the relay %q", list)
+	}
+	refresh()
+	refresh()
+	for _, node := range []string{"srv-prod", "srv-pre-prod"} {
+		if got := made(node); got != "19.0.4 sha256:id-"+appImage {
+			t.Errorf("%s made %s", node, got)
+		}
+	}
+	s.want(s.create("acme"), succeeded)
+	s.mu.Lock()
+	s.image[appImage] = site.ImageArchive{Digest: "sha256:new", ImageID: "sha256:new"}
+	s.mu.Unlock()
+	s.revisions.Changed()
+	if _, err := s.Deliver(ctx(), "anna", "new image"); err != nil {
+		t.Fatal(err)
+	}
+	refresh()
+	refresh()
+	if got := made("srv-prod"); got != "19.0.4 sha256:id-"+appImage+", 19.0.4 sha256:new" {
+		t.Errorf("made %s", got)
+	}
+}
+
+func TestTemplateThatFailsIsNotTriedAllTheTime(t *testing.T) {
+	s := serving(t)
+	if _, err := s.Deliver(ctx(), "anna", "the site"); err != nil {
+		t.Fatal(err)
+	}
+	tries := func() int {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		n := 0
+		for _, p := range s.log {
+			if p == "task Template" {
+				n++
+			}
+		}
+		return n
+	}
+	s.mu.Lock()
+	s.fail = func(_ int, point string) error {
+		if point == "task Template" {
+			return errs.New(errs.Precondition, "planted")
+		}
+		return nil
+	}
+	s.mu.Unlock()
+	for range 3 {
+		if err := s.instances.RefreshTemplates(ctx()); err != nil {
+			t.Fatal(err)
+		}
+		s.eventually("end of templates", func() bool {
+			open, err := s.engine.Open(ctx())
+			return err == nil && len(open) == 0
+		})
+	}
+	if n := tries(); n != 2 {
+		t.Errorf("%d tries on two hosts", n)
+	}
+	s.clock.Advance(2 * time.Hour)
+	if err := s.instances.RefreshTemplates(ctx()); err != nil {
+		t.Fatal(err)
+	}
+	s.eventually("another try", func() bool { return tries() == 4 })
+}
+
+func TestImportAdoptsWhatTheOriginalScriptsMade(t *testing.T) {
+	s := serving(t)
+	h := s.hosts["srv-prod"]
+	container := func(name, of, version string) {
+		h.foreign = append(h.foreign, &v1.FoundInstance{Kind: "container", Name: name, Instance: of, Version: version, State: "running"})
+	}
+	container("dupont_dolibarr", "dupont", "16.0.3")
+	container("dupont_mariadb", "dupont", "")
+	container("half_dolibarr", "half", "")
+	container("Old_dolibarr", "Old", "")
+	container("Old_mariadb", "Old", "")
+	preview, err := s.service.ImportInstances(ctx(), &v1.ImportInstancesRequest{Node: "srv-prod"})
+	if err != nil || preview.GetOperationId() != "" {
+		t.Fatalf("%v, %v", preview, err)
+	}
+	var got []string
+	for _, c := range preview.GetCandidates() {
+		got = append(got, fmt.Sprintf("%s %t", c.GetName(), c.GetReady()))
+	}
+	if !slices.Equal(got, []string{"Old false", "dupont true", "half false"}) {
+		t.Errorf("candidates %q", got)
+	}
+	for name, code := range map[string]errs.Code{"half": errs.Precondition, "nobody": errs.NotFound} {
+		if _, err := s.service.ImportInstances(ctx(), &v1.ImportInstancesRequest{Node: "srv-prod", Names: []string{"dupont", name}}); !errs.Is(err, code) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := s.service.ImportInstances(ctx(), &v1.ImportInstancesRequest{Node: "client-relay"}); !errs.Is(err, errs.Invalid) {
+		t.Errorf("a node without instances: %v", err)
+	}
+	res, err := s.service.ImportInstances(ctx(), &v1.ImportInstancesRequest{Node: "srv-prod", Names: []string{"dupont"}})
+	s.ended(res.GetOperationId(), err)
+	i := s.get("dupont")
+	if i.GetState() != v1.InstanceState_INSTANCE_STATE_ACTIVE || i.GetVersion() != "16.0.3" || i.GetUrl() != "" {
+		t.Errorf("instance %v", i)
+	}
+	if _, err := s.Deliver(ctx(), "anna", "all"); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(h.spec.GetDolibarr().GetInstances()); n != 0 {
+		t.Error("the host is told of what is not managed")
+	}
+	if got := s.auditOf(); slices.ContainsFunc(got, func(f string) bool { return strings.Contains(f, "dupont") }) {
+		t.Errorf("the audit finds %q", got)
+	}
+	if _, err := s.begin("dupont"); !errs.Is(err, errs.Exists) {
+		t.Errorf("its name: %v", err)
+	}
+	if _, err := s.service.SuspendInstance(ctx(), &v1.SuspendInstanceRequest{Name: "dupont"}); !errs.Is(err, errs.Precondition) {
+		t.Errorf("suspended: %v", err)
+	}
+	del, err := s.service.DeleteInstance(ctx(), &v1.DeleteInstanceRequest{Name: "dupont"})
+	s.ended(del.GetOperationId(), err)
+	if _, err := s.service.GetInstance(ctx(), &v1.GetInstanceRequest{Name: "dupont"}); !errs.Is(err, errs.NotFound) {
+		t.Errorf("after it was given up: %v", err)
+	}
+	if len(h.foreign) != 5 {
+		t.Error("containers were touched")
+	}
+}
+
+func TestCreationThatWasGivenUpCanBePurged(t *testing.T) {
+	s := serving(t)
+	s.mu.Lock()
+	s.fail = func(_ int, point string) error {
+		if point == "task Install" || point == "task Purge" {
+			return errs.New(errs.Internal, "the disk is broken")
+		}
+		return nil
+	}
+	s.mu.Unlock()
+	op := s.create("acme")
+	s.want(op, v1.OperationState_OPERATION_STATE_STUCK)
+	if got := s.get("acme"); got.GetState() != v1.InstanceState_INSTANCE_STATE_BROKEN || !strings.Contains(got.GetProblem(), op.GetId()) {
+		t.Errorf("instance %v", got)
+	}
+	if _, err := s.engine.Cancel(ctx(), op.GetId(), "anna"); err != nil {
+		t.Fatal(err)
+	}
+	s.eventually("end", func() bool {
+		now, err := s.engine.Get(ctx(), op.GetId())
+		return err == nil && operation.Ended(now.GetState())
+	})
+	s.mu.Lock()
+	s.fail = nil
+	s.mu.Unlock()
+	if got := s.get("acme"); got.GetState() != v1.InstanceState_INSTANCE_STATE_BROKEN || !strings.Contains(got.GetProblem(), "purge acme --early") {
+		t.Errorf("instance %v", got)
+	}
+	res, err := s.service.PurgeInstance(ctx(), &v1.PurgeInstanceRequest{Name: "acme", Early: true})
+	s.ended(res.GetOperationId(), err)
+	s.want(s.create("acme"), succeeded)
+}
+
+func TestServerThatStopsDuringAPurgeGoesOn(t *testing.T) {
+	t.Parallel()
+	for n := 0; ; n++ {
+		w := newWorld(t)
+		s := w.serve()
+		s.want(s.create("acme"), succeeded)
+		s.remove("acme", 0)
+		w.mu.Lock()
+		w.crashed = make(chan struct{})
+		start, hit := w.points, ""
+		w.crash = func(at int, point string) bool {
+			if at == start+n {
+				hit = point
+			}
+			return at == start+n
+		}
+		w.mu.Unlock()
+		res, err := s.service.PurgeInstance(ctx(), &v1.PurgeInstanceRequest{Name: "acme"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			_ = s.engine.Watch(t.Context(), res.GetOperationId(), func(o *v1.Operation) error { return nil })
+		}()
+		select {
+		case <-w.crashed:
+		case <-done:
+		}
+		s.stop()
+		w.mu.Lock()
+		w.crash = nil
+		w.mu.Unlock()
+		s = w.serve()
+		s.want(s.still(res.GetOperationId()), succeeded)
+		got, err := s.service.GetInstance(ctx(), &v1.GetInstanceRequest{Name: "acme"})
+		if err != nil || got.GetInstance().GetState() != v1.InstanceState_INSTANCE_STATE_PURGED || !strings.Contains(got.GetDestructionCertificate(), "volume infractl-") {
+			t.Errorf("after a stop at %s: %v, %v", hit, got, err)
+		}
+		s.stop()
+		if hit == "" {
+			if n < 4 {
+				t.Errorf("only %d points were tried", n)
+			}
+			return
+		}
+	}
+}
+
+func BenchmarkListOfAHundred(b *testing.B) {
+	w := newWorld(b)
+	w.hosts["srv-prod"].memory = 1 << 40
+	s := w.serve()
+	defer s.stop()
+	for i := range 100 {
+		s.want(s.create(fmt.Sprintf("inst%03d", i)), succeeded)
+	}
+	b.ResetTimer()
+	for b.Loop() {
+		list, err := s.service.ListInstances(ctx(), &v1.ListInstancesRequest{})
+		if err != nil || len(list.GetInstances()) != 100 {
+			b.Fatalf("%d, %v", len(list.GetInstances()), err)
+		}
+	}
+}
