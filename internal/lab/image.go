@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"io"
 	"io/fs"
@@ -20,6 +19,7 @@ import (
 	"github.com/docker/docker/api/types/filters"
 	"github.com/docker/docker/api/types/image"
 
+	"github.com/infractl/infractl/internal/dolibarr/imagebuild"
 	"github.com/infractl/infractl/internal/errs"
 )
 
@@ -164,7 +164,7 @@ func (l *Lab) importBase(ctx context.Context, set images) error {
 		return err
 	}
 	defer answer.Close()
-	return streamError(answer)
+	return imagebuild.Follow(answer, nil)
 }
 
 // build runs the classic builder, which Debian's engine has, on the host's network: it is the only one an engine of ours has.
@@ -190,26 +190,7 @@ func (l *Lab) buildStage(ctx context.Context, dir, stage, tag string, args map[s
 		return err
 	}
 	defer answer.Body.Close()
-	return streamError(answer.Body)
-}
-
-// streamError reads the engine's progress messages to the end and returns the error among them, with the last output.
-func streamError(r io.Reader) error {
-	var last []string
-	for dec := json.NewDecoder(r); ; {
-		var msg struct{ Stream, Error string }
-		if err := dec.Decode(&msg); err == io.EOF {
-			return nil
-		} else if err != nil {
-			return err
-		}
-		if line := strings.TrimSpace(msg.Stream); line != "" {
-			last = append(last[max(0, len(last)-9):], line)
-		}
-		if msg.Error != "" {
-			return errs.New(errs.Internal, "%s: %s", msg.Error, strings.Join(last, "\n"))
-		}
-	}
+	return imagebuild.Follow(answer.Body, nil)
 }
 
 func (l *Lab) busyboxTar() string {
