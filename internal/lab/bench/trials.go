@@ -135,10 +135,13 @@ func newPeople(s *demo.Site, addresses map[string]string) (*people, error) {
 	return &people{site: s, signer: signer, addresses: addresses}, nil
 }
 
-// login makes one real login to a node: from the relay, and to the relay itself from the operator's side.
+// login makes one real login to a node from the relay. To the relay itself it comes from the operator's side, and goes on from there.
 func (p *people) login(ctx context.Context, node string) error {
 	dial := p.site.Lab.VM(demo.Relay).DialContext
 	if node == demo.Relay {
+		if err := p.login(ctx, demo.Prod); err != nil {
+			return err
+		}
 		dial = p.site.Lab.Namespace(demo.Operator).DialContext
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)

@@ -2,34 +2,44 @@ package demo
 
 import (
 	"context"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/infractl/infractl/internal/errs"
 	"github.com/infractl/infractl/internal/lab"
 )
 
-// The saboteurs' programs act once, and only while a commit is armed. A commit may be kept while they wait: what they did after
-// that is no fault of a commit but somebody's hand, so they take it back, and have not struck.
+// The saboteurs' programs act once, and only while a commit is armed.
 const (
-	restorePath   = "/usr/local/sbin/iptables-restore"
+	loadPath      = "/usr/local/sbin/ip6tables-restore"
+	savePath      = "/usr/local/sbin/ip6tables-save"
 	systemctlPath = "/usr/local/sbin/systemctl"
 
 	whileArmed = `armed() { for f in /var/lib/infractl/commits/*/armed.json; do [ -e "$f" ] && return 0; done; return 1; }
 `
-	// dropEverything lets the rules be loaded and verified, and then drops everything in our own chains.
-	dropEverything = "#!/bin/sh\n" + whileArmed + `/usr/sbin/iptables-restore "$@"
+	// loaded remembers that a commit has loaded its rules. Those of the other family come first.
+	loaded = "#!/bin/sh\n" + whileArmed + `/usr/sbin/ip6tables-restore "$@"
 rc=$?
-if armed && [ ! -e /run/sabotaged ] && [ "$(readlink /proc/self/ns/net)" = "$(readlink /proc/1/ns/net)" ]; then
+armed && [ "$(readlink /proc/self/ns/net)" = "$(readlink /proc/1/ns/net)" ] && : > /run/loaded
+exit $rc
+`
+	// verified, completed by what a saboteur does, strikes when the agent has read the rules back: its own check finds them right, and
+	// the witnesses, who come after it, find what is left.
+	verified = "#!/bin/sh\n" + whileArmed + `/usr/sbin/ip6tables-save "$@"
+rc=$?
+if armed && [ -e /run/loaded ] && [ ! -e /run/sabotaged ]; then
   : > /run/sabotaged
-  setsid sh -c '` + whileArmed + `sleep 0.12; iptables -w 2 -I INFRACTL-IN 1 -j DROP; iptables -w 2 -I INFRACTL-OUT 1 -j DROP
-    if armed; then : > /run/struck; exit; fi
-    for c in INFRACTL-IN INFRACTL-OUT; do
-      [ "$(iptables -w 2 -S $c 1)" = "-A $c -j DROP" ] && iptables -w 2 -D $c 1
-    done' >/dev/null 2>&1 </dev/null &
+  (strike) >/dev/null 2>&1 </dev/null && : > /run/struck
 fi
 exit $rc
 `
+	// dropEverything drops everything in our own chains.
+	dropEverything = `iptables -w 2 -I INFRACTL-IN 1 -j DROP; iptables -w 2 -I INFRACTL-OUT 1 -j DROP`
+	// cutOff drops what the relay sends to its fleet by SSH.
+	cutOff = `iptables -w 2 -I INFRACTL-OUT 1 -p tcp -d 10.0.10.0/24 --dport 202 -j DROP`
 	// deadSshd makes sshd's configuration unusable and ends it when it is reloaded.
 	deadSshd = "#!/bin/sh\n" + whileArmed + `case "$*" in *reload*ssh*|*restart*ssh*)
   if armed && [ ! -e /run/sabotaged ]; then
@@ -52,50 +62,49 @@ exec /usr/bin/systemctl "$@"
 esac
 exec /usr/bin/systemctl "$@"
 `
-	// cutOff drops what the relay sends to its fleet by SSH.
-	cutOff = "#!/bin/sh\n" + whileArmed + `/usr/sbin/iptables-restore "$@"
-rc=$?
-if armed && [ ! -e /run/sabotaged ] && [ "$(readlink /proc/self/ns/net)" = "$(readlink /proc/1/ns/net)" ]; then
-  : > /run/sabotaged
-  setsid sh -c '` + whileArmed + `sleep 0.12; iptables -w 2 -I INFRACTL-OUT 1 -p tcp -d 10.0.10.0/24 --dport 202 -j DROP
-    if armed; then : > /run/struck; else iptables -w 2 -D INFRACTL-OUT -p tcp -d 10.0.10.0/24 --dport 202 -j DROP; fi' >/dev/null 2>&1 </dev/null &
-fi
-exit $rc
-`
 )
 
-// Saboteur is a program that stands before a real one on the agent's PATH, and makes one commit go wrong in a way that no
-// check before it has seen. The zero value does nothing.
+// Saboteur is some programs that stand before real ones on the agent's PATH, and make one commit go wrong in a way that no check
+// before it has seen. The zero value does nothing.
 type Saboteur struct {
-	path, script string
+	programs map[string]string
+}
+
+func afterVerify(strike string) Saboteur {
+	return Saboteur{map[string]string{loadPath: loaded, savePath: strings.Replace(verified, "(strike)", "("+strike+")", 1)}}
 }
 
 // DropEverything makes the firewall drop everything once it was loaded and verified.
-func DropEverything() Saboteur { return Saboteur{restorePath, dropEverything} }
+func DropEverything() Saboteur { return afterVerify(dropEverything) }
 
 // DeadSshd makes sshd stop and unable to start.
-func DeadSshd() Saboteur { return Saboteur{systemctlPath, deadSshd} }
+func DeadSshd() Saboteur { return Saboteur{map[string]string{systemctlPath: deadSshd}} }
 
 // RefusingSshd makes sshd refuse every login.
-func RefusingSshd() Saboteur { return Saboteur{systemctlPath, refusingSshd} }
+func RefusingSshd() Saboteur { return Saboteur{map[string]string{systemctlPath: refusingSshd}} }
 
-// CutOff makes the relay's firewall drop its logins to the fleet.
-func CutOff() Saboteur { return Saboteur{restorePath, cutOff} }
+// CutOff makes the relay's firewall drop its logins to the fleet, once it was loaded and verified.
+func CutOff() Saboteur { return afterVerify(cutOff) }
+
+// traces are what the programs leave behind.
+func traces() []string { return []string{"/run/loaded", "/run/sabotaged", "/run/struck"} }
 
 // Install puts the saboteur into a VM.
 func (s Saboteur) Install(ctx context.Context, vm *lab.VM) error {
-	if s.path == "" {
-		return nil
+	if err := s.Remove(ctx, vm); err != nil {
+		return err
 	}
-	if _, err := vm.Must(ctx, "rm", "-f", "/run/sabotaged", "/run/struck"); err != nil {
-		return errs.Wrap("install a saboteur", err)
+	for path, script := range s.programs {
+		if err := vm.WriteFile(ctx, path, 0o755, []byte(script)); err != nil {
+			return errs.Wrap("install a saboteur", err)
+		}
 	}
-	return errs.Wrap("install a saboteur", vm.WriteFile(ctx, s.path, 0o755, []byte(s.script)))
+	return nil
 }
 
 // Struck says whether it made its fault while a commit was armed. The zero value, which makes none, always has.
 func (s Saboteur) Struck(vm *lab.VM) bool {
-	if s.path == "" {
+	if len(s.programs) == 0 {
 		return true
 	}
 	_, err := os.Stat(filepath.Join(vm.Root(), "run/struck"))
@@ -104,9 +113,9 @@ func (s Saboteur) Struck(vm *lab.VM) bool {
 
 // Remove takes it away.
 func (s Saboteur) Remove(ctx context.Context, vm *lab.VM) error {
-	if s.path == "" {
+	if len(s.programs) == 0 {
 		return nil
 	}
-	_, err := vm.Must(ctx, "rm", "-f", s.path, "/run/sabotaged", "/run/struck")
+	_, err := vm.Must(ctx, slices.Concat([]string{"rm", "-f"}, slices.Collect(maps.Keys(s.programs)), traces())...)
 	return errs.Wrap("remove a saboteur", err)
 }
