@@ -27,12 +27,12 @@ func concerns(domains func(*site.Instance) []string, line string, rec *record, a
 // names reports whether a line names an instance by its name, id or one of its domains.
 func names(line string, rec *record, domains func(*site.Instance) []string) bool {
 	r := rec.resource()
-	for _, word := range append(domains(&r), "instance "+rec.Name, rec.ID) {
+	for _, word := range append(domains(&r), "instance "+rec.Name) {
 		if hasWord(line, word) {
 			return true
 		}
 	}
-	return false
+	return strings.Contains(line, rec.ID) // as a part of the names of containers and volumes
 }
 
 var wordRune = regexp.MustCompile(`^[A-Za-z0-9_.-]$`)

@@ -183,6 +183,21 @@ func (s *Instances) measured(ctx context.Context, name string) host {
 	return h
 }
 
+// usageOf asks a host what it and its containers use.
+func (s *Instances) usageOf(ctx context.Context, name string, over time.Duration) (*v1.UsageResult, error) {
+	ctx, cancel := context.WithTimeout(ctx, measureLimit)
+	defer cancel()
+	res, err := s.cfg.Hub.Do(ctx, name, &v1.Task{Id: "usage-" + randomText(), NotAfter: timestamppb.New(s.cfg.Clock.Now().Add(measureLimit)),
+		Work: &v1.Task_Usage{Usage: &v1.UsageTask{Over: durationpb.New(over)}}}, nil)
+	if err != nil {
+		return nil, err
+	}
+	if e := res.GetError(); e != nil {
+		return nil, errs.New(errs.Code(e.GetCode()), "%s", e.GetMessage())
+	}
+	return res.GetUsage(), nil
+}
+
 // capacity asks a host what it has, unless that was done a moment ago.
 func (s *Instances) capacity(ctx context.Context, name string) capacity {
 	now := s.cfg.Clock.Now()
@@ -192,14 +207,8 @@ func (s *Instances) capacity(ctx context.Context, name string) capacity {
 	if ok && c.err == nil && now.Sub(c.measured).Abs() < measureFresh {
 		return c
 	}
-	ctx, cancel := context.WithTimeout(ctx, measureLimit)
-	defer cancel()
-	res, err := s.cfg.Hub.Do(ctx, name, &v1.Task{Id: "size-" + randomText(), NotAfter: timestamppb.New(now.Add(measureLimit)),
-		Work: &v1.Task_Usage{Usage: &v1.UsageTask{Over: durationpb.New(10 * time.Millisecond)}}}, nil)
-	if err == nil && res.GetError() != nil {
-		err = errs.New(errs.Code(res.GetError().GetCode()), "%s", res.GetError().GetMessage())
-	}
-	u := res.GetUsage().GetHost()
+	res, err := s.usageOf(ctx, name, 10*time.Millisecond)
+	u := res.GetHost()
 	c = capacity{memory: u.GetMemoryLimitBytes(), measured: now, err: err}
 	if u.GetDiskLimitBytes() > u.GetDiskBytes() {
 		c.diskFree = u.GetDiskLimitBytes() - u.GetDiskBytes()

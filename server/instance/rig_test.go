@@ -50,6 +50,8 @@ type host struct {
 	passwords map[string]string
 	foreign   []*v1.FoundInstance
 	problem   string
+	degraded  []string
+	drift     []*v1.Change
 	templates []string
 	warm      map[string]bool
 	loadPeak  int
@@ -296,7 +298,7 @@ func (w *world) Node(_ context.Context, name string) (fleet.Node, error) {
 	if h == nil {
 		return fleet.Node{}, errs.New(errs.NotFound, "no node %s", name)
 	}
-	return fleet.Node{Name: name, State: fleet.Msg[*v1.HostState]{M: &v1.HostState{WidenedDigest: h.digest, SpecDigest: h.digest, SiteRevision: 1, ResourceRevision: h.resources}}}, nil
+	return fleet.Node{Name: name, State: fleet.Msg[*v1.HostState]{M: &v1.HostState{WidenedDigest: h.digest, SpecDigest: h.digest, SiteRevision: 1, ResourceRevision: h.resources, Degraded: h.degraded, Drift: h.drift}}}, nil
 }
 
 func (w *world) Nodes(context.Context) ([]fleet.Node, error) { return nil, nil }

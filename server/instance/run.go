@@ -3,6 +3,7 @@ package instance
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -14,8 +15,10 @@ import (
 )
 
 const (
-	// watchEvery is how often hosts are asked how their instances are, templates are looked at, and what is due is purged.
-	watchEvery = time.Minute
+	// lookEvery is how often templates are looked at, and what is due is purged.
+	lookEvery = time.Minute
+	// watchEvery is how often hosts are asked what they have of their instances. Their answers are kept for a day, as those of all tasks.
+	watchEvery = 10 * time.Minute
 	// auditEvery is how often records are compared with reality; the first time auditFirst after the server began, so that one which is
 	// restarted every day audits too.
 	auditEvery, auditFirst = 24 * time.Hour, 20 * time.Minute
@@ -25,7 +28,8 @@ const (
 
 // Run watches the instances, keeps templates current, purges what is due and audits once a day, until ctx ends.
 func (s *Instances) Run(ctx context.Context) error {
-	watch, audit := time.NewTicker(watchEvery), time.NewTimer(auditFirst)
+	look, watch, audit := time.NewTicker(lookEvery), time.NewTicker(watchEvery), time.NewTimer(auditFirst)
+	defer look.Stop()
 	defer watch.Stop()
 	defer audit.Stop()
 	for {
@@ -33,8 +37,10 @@ func (s *Instances) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-look.C:
+			err = errs.Join(s.sweep(ctx), s.refreshTemplates(ctx))
 		case <-watch.C:
-			err = errs.Join(s.sweep(ctx), s.watch(ctx), s.refreshTemplates(ctx))
+			err = s.watch(ctx)
 		case <-audit.C:
 			err = s.dailyAudit(ctx)
 			audit.Reset(auditEvery)
@@ -61,6 +67,7 @@ func (s *Instances) watch(ctx context.Context) error {
 	var asking sync.WaitGroup
 	for node, list := range byNode {
 		asking.Go(func() {
+			s.measure(ctx, node, list)
 			found, err := s.inventory(ctx, node)
 			if err != nil {
 				s.cfg.Log.Debug("a host could not be asked how its instances are", "node", node, "error", err)
@@ -73,7 +80,33 @@ func (s *Instances) watch(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// judge says which instances of a host are not well.
+// measure keeps what the instances of a host use.
+func (s *Instances) measure(ctx context.Context, node string, list []record) {
+	res, err := s.usageOf(ctx, node, time.Second)
+	if err != nil {
+		return // that it is away is shown elsewhere
+	}
+	sums := map[string]*v1.Usage{}
+	for i := range list {
+		r := &list[i]
+		sum := &v1.Usage{Name: r.Name, Cpus: float64(r.Limits.MilliCPU) / 1000, MemoryLimitBytes: r.Limits.Memory, DiskLimitBytes: r.Limits.Disk}
+		for _, c := range res.GetContainers() {
+			if strings.HasPrefix(c.GetName(), "infractl-"+r.ID+"-") || r.Imported && strings.HasPrefix(c.GetName(), r.Name+"_") {
+				sum.Cpu += c.GetCpu()
+				sum.MemoryBytes += c.GetMemoryBytes()
+				sum.Processes += c.GetProcesses()
+				sum.ReceivedBytesPerSecond += c.GetReceivedBytesPerSecond()
+				sum.SentBytesPerSecond += c.GetSentBytesPerSecond()
+			}
+		}
+		sums[r.ID] = sum
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.Copy(s.usage, sums)
+}
+
+// judge says which instances of a host are not well by what is there. What the host itself complains of is read when somebody looks.
 func (s *Instances) judge(node string, list []record, found []*v1.FoundInstance) {
 	problems := map[string][]string{}
 	for _, f := range compare(node, list, found) {

@@ -98,6 +98,21 @@ func TestSickInstanceIsShownAsBroken(t *testing.T) {
 	if err := s.instances.Watch(ctx()); err != nil || s.get("acme").GetState() != v1.InstanceState_INSTANCE_STATE_ACTIVE {
 		t.Errorf("still broken: %v, %v", s.get("acme"), err)
 	}
+	// What the host itself reports counts at once.
+	for _, told := range []func(){
+		func() {
+			s.hosts["srv-prod"].degraded = []string{"dolibarr: instance acme: the database does not start"}
+		},
+		func() {
+			s.hosts["srv-prod"].degraded = nil
+			s.hosts["srv-prod"].drift = []*v1.Change{{Provider: "dolibarr", Subject: "container infractl-" + id + "-app"}}
+		},
+	} {
+		told()
+		if a, b := s.get("acme"), s.get("beta"); a.GetState() != v1.InstanceState_INSTANCE_STATE_BROKEN || b.GetState() != v1.InstanceState_INSTANCE_STATE_ACTIVE {
+			t.Errorf("%v and its neighbour %v", a, b)
+		}
+	}
 }
 
 func TestArchivedInstancesArePurgedWhenTheirTimeIsOver(t *testing.T) {

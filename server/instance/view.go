@@ -22,6 +22,8 @@ type view struct {
 	open   map[string]*v1.Operation // by target, and by id
 	health map[string]string
 	usage  map[string]*v1.Usage
+	// complaints are what hosts say that is not well, by node.
+	complaints map[string][]string
 }
 
 // look takes the picture. Without a site, which a new server has not, instances have no names.
@@ -37,9 +39,33 @@ func (s *Instances) look(ctx context.Context) (*view, error) {
 	for _, op := range slices.Collect(maps.Values(open)) {
 		open[op.GetId()] = op // a rename works on what has another name meanwhile
 	}
+	v := &view{where: where, open: open, complaints: map[string][]string{}}
+	if where != nil {
+		for _, node := range slices.Concat(where.InstanceNodes(false), where.InstanceNodes(true)) {
+			if v.complaints[node], err = s.complaints(ctx, node); err != nil {
+				return nil, err
+			}
+		}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return &view{where: where, open: open, health: maps.Clone(s.health), usage: maps.Clone(s.usage)}, nil
+	v.health, v.usage = maps.Clone(s.health), maps.Clone(s.usage)
+	return v, nil
+}
+
+// complaints are the failures and the drift of instances that a host last reported.
+func (s *Instances) complaints(ctx context.Context, node string) ([]string, error) {
+	n, err := s.cfg.Fleet.Node(ctx, node)
+	if errs.Is(err, errs.NotFound) {
+		return nil, nil
+	}
+	out := slices.Clone(n.State.M.GetDegraded())
+	for _, c := range n.State.M.GetDrift() {
+		if c.GetProvider() == "dolibarr" {
+			out = append(out, "drift: "+c.GetSubject())
+		}
+	}
+	return out, err
 }
 
 // target names an instance for operations.
@@ -93,6 +119,11 @@ func (v *view) state(r *record) (v1.InstanceState, string) {
 		return v1.InstanceState_INSTANCE_STATE_ARCHIVED, ""
 	case r.Mode != running && !r.Imported:
 		return v1.InstanceState_INSTANCE_STATE_BROKEN, "what was done with it last was given up: infractl instance resume " + r.Name
+	}
+	for _, line := range v.complaints[r.Node] {
+		if v.where != nil && names(line, r, v.where.InstanceDomains) {
+			return v1.InstanceState_INSTANCE_STATE_BROKEN, line
+		}
 	}
 	if why := v.health[r.ID]; why != "" {
 		return v1.InstanceState_INSTANCE_STATE_BROKEN, why
