@@ -14,19 +14,20 @@ import (
 
 // The saboteurs' programs act once, and only while a commit is armed.
 const (
-	loadPath      = "/usr/local/sbin/ip6tables-restore"
+	load4Path     = "/usr/local/sbin/iptables-restore"
+	load6Path     = "/usr/local/sbin/ip6tables-restore"
 	savePath      = "/usr/local/sbin/ip6tables-save"
 	systemctlPath = "/usr/local/sbin/systemctl"
 
 	whileArmed = `armed() { for f in /var/lib/infractl/commits/*/armed.json; do [ -e "$f" ] && return 0; done; return 1; }
 `
-	// loaded remembers that a commit has loaded its rules. Those of the other family come first.
-	loaded = "#!/bin/sh\n" + whileArmed + `/usr/sbin/ip6tables-restore "$@"
+	// loaded remembers that a commit has loaded rules, of whichever family changed.
+	loaded = "#!/bin/sh\n" + whileArmed + `/usr/sbin/"${0##*/}" "$@"
 rc=$?
 armed && [ "$(readlink /proc/self/ns/net)" = "$(readlink /proc/1/ns/net)" ] && : > /run/loaded
 exit $rc
 `
-	// verified, completed by what a saboteur does, strikes when the agent has read the rules back: its own check finds them right, and
+	// verified, completed by what a saboteur does, strikes when the agent has read the rules back, IPv6 last: its own check finds them right, and
 	// the witnesses, who come after it, find what is left.
 	verified = "#!/bin/sh\n" + whileArmed + `/usr/sbin/ip6tables-save "$@"
 rc=$?
@@ -71,7 +72,8 @@ type Saboteur struct {
 }
 
 func afterVerify(strike string) Saboteur {
-	return Saboteur{map[string]string{loadPath: loaded, savePath: strings.Replace(verified, "(strike)", "("+strike+")", 1)}}
+	return Saboteur{map[string]string{load4Path: loaded, load6Path: loaded,
+		savePath: strings.Replace(verified, "(strike)", "("+strike+")", 1)}}
 }
 
 // DropEverything makes the firewall drop everything once it was loaded and verified.
