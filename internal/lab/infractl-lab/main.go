@@ -13,13 +13,14 @@ import (
 	"github.com/infractl/infractl/internal/lab"
 	"github.com/infractl/infractl/internal/lab/bench"
 	"github.com/infractl/infractl/internal/lab/demo"
+	"github.com/infractl/infractl/internal/lab/instances"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	root := lab.NewCommand()
-	root.AddCommand(demo.Command(), demo.StacksCommand(), bench.Command())
+	root.AddCommand(demo.Command(), demo.StacksCommand(), instances.Command(), bench.Command())
 	err := root.ExecuteContext(ctx)
 	var code lab.ExitCode
 	switch {
