@@ -16,10 +16,10 @@ LDFLAGS := -s -w
 # tags leave out collectors of the node exporter that Debian's package does not switch on either.
 TAGS := $(shell cat packaging/tags)
 
-.PHONY: help build packages demo demo-stacks demo-down demo-clean test unit e2e e2e-all bench check fmt lint vet generate docs tools proto-lint fuzz clean
+.PHONY: help build packages demo demo-stacks demo-instances demo-down demo-clean test unit e2e e2e-all bench check fmt lint vet generate docs tools proto-lint fuzz clean
 
 help: ## Show the targets
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
 
 build: ## Build infractl, infractl-server, infractl-agent and infractl-compose into bin/
 	@$(GO) build -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cli/infractl ./server/infractl-server ./agent/infractl-agent ./agent/infractl-compose ./internal/lab/infractl-lab ./internal/lab/infractl-standin
@@ -36,6 +36,9 @@ demo: build ## Build a whole site in the lab, apply examples/projetpro to it and
 
 demo-stacks: build ## The same with the two container stacks of the example, on stand-in images where there is no registry
 	@$(BIN)/infractl-lab demo-stacks --dir $(LAB) --bin $(CURDIR)/$(BIN)
+
+demo-instances: build ## The same with two Dolibarr instances, reached by name from the internet (DOLIBARR_SOURCE_DIR=TREE: a real one)
+	@$(BIN)/infractl-lab demo-instances --dir $(LAB) --bin $(CURDIR)/$(BIN)
 
 demo-down: ## Take the demo down; images stay
 	@test -x $(BIN)/infractl-lab || $(MAKE) --no-print-directory build
@@ -65,7 +68,7 @@ fuzz: ## Fuzz every parser, 30 s each (FUZZTIME=2m for longer)
 # Each suite has a lab of its own name; a lab is seven machines, so that more cores are no reason for more labs. The long suites come
 # first, or the last one would run alone.
 LABS ?= 2
-SLOW := stacks packaging identity demo
+SLOW := instances stacks packaging identity demo
 
 # The suites of "make test": the main job, and who may do what. The others take longer than all else together.
 E2E ?= . demo identity
@@ -73,8 +76,8 @@ E2E ?= . demo identity
 e2e: build ## End-to-end tests in a lab of their own (root; installs what is missing, cleans up)
 	INFRACTL_BIN=$(CURDIR)/$(BIN) $(GO) test -tags lab -count=1 -timeout 18m -p $(LABS) -v $(E2E:%=./internal/lab/%)
 
-e2e-all: build $(BIN)/nfpm ## Every end-to-end test: stacks, metrics, packages, operators, restore, router, names too (half an hour)
-	INFRACTL_BIN=$(CURDIR)/$(BIN) $(GO) test -tags lab -count=1 -timeout 40m -p $(LABS) -v $(SLOW:%=./internal/lab/%) ./internal/lab/...
+e2e-all: build $(BIN)/nfpm ## Every end-to-end test: instances, stacks, metrics, packages, operators, restore, router, names too (half an hour)
+	INFRACTL_BIN=$(CURDIR)/$(BIN) $(GO) test -tags lab -count=1 -timeout 60m -p $(LABS) -v $(SLOW:%=./internal/lab/%) ./internal/lab/...
 
 bench: build ## Measure: a table, and .lab/bench.json
 	@$(BIN)/infractl-lab bench --dir $(LAB)-bench --bin $(CURDIR)/$(BIN) --out $(LAB)/bench.json

@@ -139,6 +139,7 @@ func parts() [][]part {
 		{{"restore", restore}},
 		{{"stacks", stackNumbers}},
 		{{"names", dnsNumbers}},
+		{{"instances", instanceNumbers}},
 		{{"lockout", lockout}, {"relay", cutOff}, {"edits", edits}},
 	}
 }
