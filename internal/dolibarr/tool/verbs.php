@@ -157,7 +157,7 @@ function infractl_cron($input)
 	$stop = false;
 	if (function_exists('pcntl_async_signals') && function_exists('pcntl_signal')) {
 		pcntl_async_signals(true);
-		foreach (array(SIGTERM, SIGINT) as $signal) {
+		foreach (array(SIGTERM, SIGINT, SIGWINCH) as $signal) { // the last is what stops Apache, hence containers of its image
 			pcntl_signal($signal, function () use (&$stop) {
 				$stop = true;
 			});
