@@ -198,7 +198,7 @@ func Command() *cobra.Command {
 	f.StringVar(&o.Bin, "bin", "bin", "folder of the built programs")
 	f.StringVar(&o.Dir, "dir", ".lab-bench", "folder of the labs' state")
 	f.StringVar(&o.File, "out", ".lab/bench.json", "file for the numbers")
-	f.StringSliceVar(&o.Only, "only", nil, "only these parts: footprint, fleet, metrics, restore, stacks, names, lockout, relay, edits")
+	f.StringSliceVar(&o.Only, "only", nil, "only these parts: footprint, fleet, metrics, restore, stacks, names, instances, lockout, relay, edits")
 	f.IntVar(&o.Trials, "trials", 20, "trials of each kind of lock-out")
 	f.IntVar(&o.Edits, "edits", 500, "random edits in namespaces")
 	f.IntVar(&o.LabEdits, "lab-edits", 25, "random edits in the lab")
