@@ -70,7 +70,7 @@ func lost(all []record, nodes []string, only string) []*v1.AuditFinding {
 	var out []*v1.AuditFinding
 	for i := range all {
 		r := &all[i]
-		if r.live() && r.Made && !slices.Contains(nodes, r.Node) && (only == "" || only == r.Node) {
+		if r.Made && !slices.Contains(nodes, r.Node) && (only == "" || only == r.Node) {
 			out = append(out, &v1.AuditFinding{Kind: "missing", What: "front", Name: r.Node, Instance: r.Name, Node: r.Node,
 				Message: "the site says that this node carries no instances", Hint: "put it back into the dolibarr section of the site file"})
 		}
@@ -91,7 +91,7 @@ func (s *Instances) auditHost(ctx context.Context, node string, all []record) (i
 	compared := len(found)
 	fronted := false
 	for i := range all {
-		if r := &all[i]; r.live() && r.Node == node {
+		if r := &all[i]; r.Node == node {
 			compared += len(r.parts())
 			fronted = fronted || r.inSpec()
 		}
@@ -129,7 +129,7 @@ func (s *Instances) auditGate(ctx context.Context, where *site.Site, node string
 			f.Kind, f.Message = "orphan", "nothing wants it any more"
 		}
 		for i := range all {
-			if text := strings.Join(append([]string{c.GetSubject()}, append(c.GetBefore(), c.GetAfter()...)...), "\n"); all[i].live() && names(text, &all[i], where.InstanceDomains) {
+			if names(strings.Join(slices.Concat([]string{c.GetSubject()}, c.GetBefore(), c.GetAfter()), "\n"), &all[i], where.InstanceDomains) {
 				f.Instance = all[i].Name
 			}
 		}

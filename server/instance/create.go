@@ -137,12 +137,13 @@ func (s *Instances) operationID(ctx context.Context, run *operation.Run) (string
 	}
 	for {
 		id = newID()
-		// Purged instances keep their record, so that an id never means two of them.
+		// Destroyed instances count, so that an id never means two of them.
 		_, err := s.records.Get(ctx, id)
-		if errs.Is(err, errs.NotFound) {
+		_, gone := s.purged.Get(ctx, id)
+		if errs.Is(err, errs.NotFound) && errs.Is(gone, errs.NotFound) {
 			return id, run.Set(ctx, keyID, id)
 		}
-		if err != nil {
+		if err != nil && !errs.Is(err, errs.NotFound) {
 			return "", err
 		}
 	}
@@ -161,7 +162,7 @@ func (s *Instances) mine(ctx context.Context, run *operation.Run) (record, error
 func clash(where *site.Site, name string, domains []string, list []record, self string) error {
 	for i := range list {
 		r := &list[i]
-		if !r.live() || r.ID == self {
+		if r.ID == self {
 			continue
 		}
 		if strings.EqualFold(r.Name, name) {
@@ -258,7 +259,9 @@ func (s *Instances) undoHost(ctx context.Context, run *operation.Run) error {
 	if _, err = s.setMode(ctx, rec.ID, withdrawn); err != nil {
 		return err
 	}
-	if _, err := s.bring(ctx, run, "instance "+rec.Name+" is not made after all", []string{rec.Node}); err != nil {
+	// A delivery that is refused because the site's own rollout must be settled first was refused before, too: the host never heard of it.
+	_, err = s.bring(ctx, run, "instance "+rec.Name+" is not made after all", []string{rec.Node})
+	if err != nil && !errs.Is(err, errs.Precondition) {
 		return err
 	}
 	_, err = s.purgeTask(ctx, run, &rec)

@@ -314,6 +314,30 @@ func TestAbsentProxyMakesCreateFailAndLeavesNothing(t *testing.T) {
 	s.want(s.create("acme"), succeeded)
 }
 
+func TestRefusedDeliveriesLeaveNothing(t *testing.T) {
+	s := serving(t)
+	s.fail = func(_ int, point string) error {
+		if strings.HasPrefix(point, "deliver") {
+			return errs.New(errs.Precondition, "rollout r000001 was halted").WithHint("infractl apply")
+		}
+		return nil
+	}
+	op := s.create("acme")
+	s.want(op, failed)
+	if !strings.Contains(op.GetMessage(), "was halted") || op.GetHint() != "infractl apply" {
+		t.Errorf("message %q, hint %q", op.GetMessage(), op.GetHint())
+	}
+	s.nothingLeft()
+}
+
+func TestHostThatWasNeverBroughtUpIsNotChosen(t *testing.T) {
+	s := serving(t)
+	s.hosts["srv-prod"].digest = ""
+	if _, err := s.begin("acme"); !errs.Is(err, errs.Exhausted) || !strings.Contains(err.Error(), "never brought up") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestComplaintsCountOnlyWhereTheyConcern(t *testing.T) {
 	for problem, ok := range map[string]bool{
 		"dolibarr: instance other: the database never starts":                  true,

@@ -112,7 +112,7 @@ func judged(where *site.Site, c *v1.ImportCandidate, all []record) (problems []s
 	if err := checkName(where, c.GetName()); err != nil {
 		stop(err.Error())
 	}
-	if slices.ContainsFunc(all, func(r record) bool { return r.live() && strings.EqualFold(r.Name, c.GetName()) }) {
+	if slices.ContainsFunc(all, func(r record) bool { return strings.EqualFold(r.Name, c.GetName()) }) {
 		stop("there is an instance of that name already")
 	}
 	has := func(name string) bool {

@@ -29,8 +29,10 @@ import (
 
 // The kinds of records that this package owns.
 const (
-	// KindInstance holds instances by id, those that were purged too: they hold the certificate of destruction.
+	// KindInstance holds instances by id, KindPurged those that were destroyed, with their certificates: nobody who asks what there is
+	// should read through what there was.
 	KindInstance store.Kind = "instance"
+	KindPurged   store.Kind = "instance.purged"
 	// KindName holds the id of the instance that has a name, KindSubnet that of the one that has a network.
 	KindName   store.Kind = "instance.name"
 	KindSubnet store.Kind = "instance.subnet"
@@ -166,6 +168,7 @@ type Patience struct {
 type Instances struct {
 	cfg      Config
 	records  *store.Table[record]
+	purged   *store.Table[record]
 	names    *store.Table[string]
 	subnets  *store.Table[string]
 	template *store.Table[templateRecord]
@@ -211,6 +214,7 @@ func New(cfg Config) *Instances {
 	}
 	return &Instances{cfg: cfg,
 		records:  store.NewTable(cfg.Store, KindInstance, store.JSON[record]()),
+		purged:   store.NewTable(cfg.Store, KindPurged, store.JSON[record]()),
 		names:    store.NewTable(cfg.Store, KindName, store.JSON[string]()),
 		subnets:  store.NewTable(cfg.Store, KindSubnet, store.JSON[string]()),
 		template: store.NewTable(cfg.Store, KindTemplate, store.JSON[templateRecord]()),

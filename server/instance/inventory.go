@@ -69,10 +69,8 @@ func compare(node string, all []record, found []*v1.FoundInstance) []*v1.AuditFi
 	owner := map[string]*record{}
 	for i := range all {
 		r := &all[i]
-		if r.live() {
-			owner[r.ID] = r
-		}
-		if !r.live() || r.Node != node || !r.Made || !r.Imported && r.Mode == withdrawn {
+		owner[r.ID] = r
+		if r.Node != node || !r.Made || !r.Imported && r.Mode == withdrawn {
 			continue
 		}
 		for _, part := range r.parts() {
@@ -90,7 +88,7 @@ func compare(node string, all []record, found []*v1.FoundInstance) []*v1.AuditFi
 		switch r := owner[f.GetId()]; {
 		case f.GetKind() == "front":
 		case f.GetId() == "":
-			if !slices.ContainsFunc(all, func(r record) bool { return r.live() && r.Imported && r.Node == node && r.Name == f.GetInstance() }) {
+			if !slices.ContainsFunc(all, func(r record) bool { return r.Imported && r.Node == node && r.Name == f.GetInstance() }) {
 				add("orphan", f.GetKind(), f.GetName(), f.GetInstance(), "infractl instance import "+node, "it looks like an instance, and was not made by infractl")
 			}
 		case r == nil:

@@ -94,9 +94,6 @@ func choose(hosts []host, memory uint64) (string, error) {
 func count(hosts []host, list []record) {
 	for i := range list {
 		r := &list[i]
-		if !r.live() {
-			continue
-		}
 		for j := range hosts {
 			if hosts[j].name == r.Node {
 				hosts[j].carried++
@@ -112,7 +109,7 @@ func freeSubnet(pool netip.Prefix, list []record) (netip.Prefix, error) {
 	var odd []netip.Prefix // of a former pool's cut, or another size
 	for i := range list {
 		p := list[i].Subnet
-		if !p.IsValid() || !list[i].live() {
+		if !p.IsValid() {
 			continue
 		}
 		taken[p] = true
@@ -162,7 +159,13 @@ func (s *Instances) hosts(ctx context.Context, where *site.Site, named string, p
 	}
 	hosts := make([]host, 0, len(names))
 	for _, name := range names {
-		hosts = append(hosts, s.measured(ctx, name))
+		h := s.measured(ctx, name)
+		if n, err := s.cfg.Fleet.Node(ctx, name); errs.Is(err, errs.NotFound) || err == nil && n.State.M.GetWidenedDigest() == "" {
+			h.why = "was never brought up: infractl apply"
+		} else if err != nil {
+			return nil, err
+		}
+		hosts = append(hosts, h)
 	}
 	count(hosts, list)
 	return hosts, nil

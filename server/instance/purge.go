@@ -34,6 +34,11 @@ func (s *Instances) purgeKind() operation.Kind {
 		step := func(name string, do func(context.Context, *operation.Run, *record) error) operation.Step {
 			return operation.Step{Name: name, OnFailure: operation.Stop, Retry: s.retry(0), Do: func(ctx context.Context, run *operation.Run) error {
 				rec, err := s.get(ctx, p.ID)
+				if errs.Is(err, errs.NotFound) {
+					if _, gone := s.purged.Get(ctx, p.ID); gone == nil {
+						return nil // a server that stopped in between had ended it
+					}
+				}
 				if err != nil {
 					return err
 				}
@@ -128,9 +133,6 @@ func (s *Instances) doForget(ctx context.Context, _ *operation.Run, rec *record)
 
 // doCertify writes the certificate, and gives name and network back.
 func (s *Instances) doCertify(ctx context.Context, run *operation.Run, rec *record) error {
-	if !rec.live() {
-		return nil
-	}
 	var d destroyed
 	if _, err := run.Get(keyDestroyed, &d); err != nil {
 		return err

@@ -32,12 +32,9 @@ func newID() string {
 	return string(raw)
 }
 
-// live reports whether something of an instance may be left.
-func (r *record) live() bool { return r.Purged.IsZero() }
-
 // inSpec reports whether the instance's host is to know of it.
 func (r *record) inSpec() bool {
-	return r.live() && !r.Imported && r.Mode != withdrawn && len(r.Secrets) == len(secretNames())
+	return !r.Imported && r.Mode != withdrawn && len(r.Secrets) == len(secretNames())
 }
 
 // resource is the instance as site knows it.
@@ -63,9 +60,14 @@ func (s *Instances) Resources(ctx context.Context, into *site.Resources) error {
 	return nil
 }
 
-// all returns all records by name, those of purged instances too.
-func (s *Instances) all(ctx context.Context) ([]record, error) {
-	items, err := s.records.List(ctx, store.ListOptions{})
+// all returns the instances that there are, by name.
+func (s *Instances) all(ctx context.Context) ([]record, error) { return list(ctx, s.records) }
+
+// gone returns the instances that were destroyed, by name and time.
+func (s *Instances) gone(ctx context.Context) ([]record, error) { return list(ctx, s.purged) }
+
+func list(ctx context.Context, table *store.Table[record]) ([]record, error) {
+	items, err := table.List(ctx, store.ListOptions{})
 	if err != nil {
 		return nil, errs.Wrap("read instances", err)
 	}
@@ -134,8 +136,8 @@ func (s *Instances) add(ctx context.Context, rec record) error {
 	return errs.Wrap("store instance", err)
 }
 
-// release gives back what a record holds. Nothing of the instance is left anywhere when it is called. The record itself goes, or becomes
-// what keep makes of it.
+// release removes a record and gives back what it holds. Nothing of the instance is left anywhere when it is called. What keep makes of
+// the record is kept among the destroyed ones.
 func (s *Instances) release(ctx context.Context, id string, keep func(*record)) error {
 	const op = "release instance"
 	for {
@@ -159,11 +161,10 @@ func (s *Instances) release(ctx context.Context, id string, keep func(*record)) 
 				return errs.Wrap(op, err)
 			}
 		}
-		if keep == nil {
-			ops = append(ops, store.Delete{Kind: KindInstance, Name: id, Expect: it.Revision})
-		} else {
+		ops = append(ops, store.Delete{Kind: KindInstance, Name: id, Expect: it.Revision})
+		if keep != nil {
 			keep(&rec)
-			put, err := s.records.PutOp(id, rec, it.Revision)
+			put, err := s.purged.PutOp(id, rec, store.Absent)
 			if err != nil {
 				return err
 			}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -12,11 +11,12 @@ import (
 	"github.com/infractl/infractl/internal/errs"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 	"github.com/infractl/infractl/server/operation"
+	"github.com/infractl/infractl/server/store"
 )
 
 const (
 	// lookEvery is how often templates are looked at, and what is due is purged.
-	lookEvery = time.Minute
+	lookEvery = 15 * time.Second
 	// watchEvery is how often hosts are asked what they have of their instances. Their answers are kept for a day, as those of all tasks.
 	watchEvery = 10 * time.Minute
 	// auditEvery is how often records are compared with reality; the first time auditFirst after the server began, so that one which is
@@ -60,7 +60,7 @@ func (s *Instances) watch(ctx context.Context) error {
 	}
 	byNode := map[string][]record{}
 	for _, r := range all {
-		if r.live() && r.Made {
+		if r.Made {
 			byNode[r.Node] = append(byNode[r.Node], r)
 		}
 	}
@@ -134,7 +134,7 @@ func (s *Instances) sweep(ctx context.Context) error {
 	var faults []error
 	for i := range all {
 		r := &all[i]
-		if !r.live() || r.Mode != archived || r.PurgeAfter.IsZero() {
+		if r.Mode != archived || r.PurgeAfter.IsZero() {
 			continue
 		}
 		switch left := r.PurgeAfter.Sub(now); {
@@ -159,7 +159,7 @@ func (s *Instances) sweep(ctx context.Context) error {
 // dailyAudit compares records with reality, and keeps what it finds in the log of the server and in the audit log.
 func (s *Instances) dailyAudit(ctx context.Context) error {
 	all, err := s.all(ctx)
-	if err != nil || !slices.ContainsFunc(all, func(r record) bool { return r.live() }) {
+	if err != nil || len(all) == 0 {
 		return err
 	}
 	res, err := s.auditAll(ctx, "")
@@ -180,7 +180,7 @@ func (s *Instances) dailyAudit(ctx context.Context) error {
 	return nil
 }
 
-// Counts returns how many instances are in each state.
+// Counts returns how many instances are in each state; those that were destroyed are counted too.
 func (s *Instances) Counts(ctx context.Context) (map[string]int, error) {
 	out := map[string]int{}
 	for state := range v1.InstanceState_name {
@@ -188,6 +188,11 @@ func (s *Instances) Counts(ctx context.Context) (map[string]int, error) {
 			out[word(v1.InstanceState(state))] = 0
 		}
 	}
+	gone, err := s.purged.List(ctx, store.ListOptions{NamesOnly: true})
+	if err != nil {
+		return nil, err
+	}
+	out["purged"] = len(gone)
 	return out, s.each(ctx, func(i *v1.Instance) { out[word(i.GetState())]++ })
 }
 
@@ -197,7 +202,7 @@ func word(state v1.InstanceState) string {
 
 func (s *Instances) each(ctx context.Context, do func(*v1.Instance)) error {
 	all, err := s.all(ctx)
-	if err != nil || len(all) == 0 {
+	if err != nil {
 		return err
 	}
 	v, err := s.look(ctx)

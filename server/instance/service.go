@@ -179,10 +179,17 @@ func (s *Service) ListInstances(ctx context.Context, req *v1.ListInstancesReques
 	if err != nil {
 		return nil, err
 	}
+	if req.GetAll() {
+		gone, err := s.gone(ctx)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, gone...)
+		slices.SortStableFunc(list, func(a, b record) int { return strings.Compare(a.Name, b.Name) })
+	}
 	out := &v1.ListInstancesResponse{}
 	for i := range list {
-		r := &list[i]
-		if (r.live() || req.GetAll()) && (req.GetNode() == "" || r.Node == req.GetNode()) {
+		if r := &list[i]; req.GetNode() == "" || r.Node == req.GetNode() {
 			out.Instances = append(out.Instances, v.show(r))
 		}
 	}
@@ -208,7 +215,7 @@ func (s *Service) known(ctx context.Context, name string) (record, error) {
 	if !errs.Is(err, errs.NotFound) {
 		return rec, err
 	}
-	list, lerr := s.all(ctx)
+	list, lerr := s.gone(ctx)
 	if lerr != nil {
 		return record{}, lerr
 	}

@@ -84,7 +84,7 @@ func (v *view) show(r *record) *v1.Instance {
 	if u := v.usage[r.ID]; u != nil {
 		out.Usage = proto.CloneOf(u)
 	}
-	if v.where != nil && r.live() {
+	if v.where != nil && r.Purged.IsZero() {
 		inst := r.resource()
 		out.Domains = v.where.InstanceDomains(&inst)
 		if len(out.Domains) > 0 && !r.Imported {
@@ -98,8 +98,10 @@ func (v *view) show(r *record) *v1.Instance {
 
 // state says where an instance stands, and what is wrong with it.
 func (v *view) state(r *record) (v1.InstanceState, string) {
-	op := cmp.Or(v.open[target(r.Name)], v.open[r.Operation])
-	if r.live() && op != nil {
+	if !r.Purged.IsZero() {
+		return v1.InstanceState_INSTANCE_STATE_PURGED, ""
+	}
+	if op := cmp.Or(v.open[target(r.Name)], v.open[r.Operation]); op != nil {
 		if operation.Still(op.GetState()) {
 			return v1.InstanceState_INSTANCE_STATE_BROKEN, "operation " + op.GetId() + " needs a person: " + op.GetMessage()
 		}
@@ -109,8 +111,6 @@ func (v *view) state(r *record) (v1.InstanceState, string) {
 		return v1.InstanceState_INSTANCE_STATE_CHANGING, op.GetMessage()
 	}
 	switch {
-	case !r.live():
-		return v1.InstanceState_INSTANCE_STATE_PURGED, ""
 	case !r.Made:
 		return v1.InstanceState_INSTANCE_STATE_BROKEN, "its creation was given up, and what was made of it may be left: infractl instance purge " + r.Name + " --early"
 	case r.Mode == suspended:
