@@ -14,6 +14,7 @@ func TestSameRuleInAnotherSpellingIsTheSame(t *testing.T) {
 		"-p tcp --dport 22 -j ACCEPT":                                  "-p tcp -m tcp --dport 22:22 -j ACCEPT",
 		`-m comment --comment infractl_x -j DROP`:                      `-m comment --comment "infractl_x" -j DROP`,
 		"-p tcp -m conntrack --ctdir ORIGINAL --ctorigdstport 80 -j X": "-p tcp -m conntrack --ctorigdstport 80 --ctdir ORIGINAL -j X",
+		"-i docker0 ! -s 10.0.0.1/32 -d 10.0.0.2 -j ACCEPT":            "! -s 10.0.0.1/32 -d 10.0.0.2/32 -i docker0 -j ACCEPT",
 	} {
 		if Normal(a) != Normal(b) {
 			t.Errorf("%q and %q differ: %q, %q", a, b, Normal(a), Normal(b))
@@ -26,6 +27,7 @@ func TestSameRuleInAnotherSpellingIsTheSame(t *testing.T) {
 		"! -s 10.0.0.1 -j ACCEPT":               "-s 10.0.0.1 -j ACCEPT",
 		`-m comment --comment "a b" -j DROP`:    `-m comment --comment ab -j DROP`,
 		"-p tcp -m tcp --sport 22 -j ACCEPT":    "-p tcp -m tcp --dport 22 -j ACCEPT",
+		"! -s 10.0.0.1 -i lo -j ACCEPT":         "-s 10.0.0.1 ! -i lo -j ACCEPT",
 		"-i lo -j ACCEPT":                       "-o lo -j ACCEPT",
 		"-m limit --limit 1/s -j ACCEPT":        "-j ACCEPT",
 		"-p tcp -m tcp --dport 22:23 -j ACCEPT": "-p tcp -m tcp --dport 22 -j ACCEPT",

@@ -10,8 +10,12 @@ func Normal(rule string) string {
 	words := Split(rule)
 	var options []string
 	for i := 0; i < len(words); i++ {
-		option, values := words[i], []string{}
-		for i+1 < len(words) && !strings.HasPrefix(words[i+1], "-") {
+		option, values, not := words[i], []string{}, ""
+		if option == "!" && i+1 < len(words) {
+			i++
+			option, not = words[i], "! "
+		}
+		for i+1 < len(words) && !strings.HasPrefix(words[i+1], "-") && words[i+1] != "!" {
 			i++
 			values = append(values, words[i])
 		}
@@ -31,7 +35,7 @@ func Normal(rule string) string {
 				}
 			}
 		}
-		options = append(options, strings.Join(append([]string{option}, values...), " "))
+		options = append(options, strings.Join(append([]string{not + option}, values...), " "))
 	}
 	slices.Sort(options)
 	return strings.Join(options, " ")

@@ -133,6 +133,45 @@ COMMIT
 	})
 }
 
+func TestInstancesHaveOnlyTheFlowsThatNameThem(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	stack := w.container(t, "docker0", gateway1, container1)
+	instance := w.container(t, "br-inst", gateway2, container2)
+	for _, name := range []string{"net.ipv4.ip_forward=1", "net.bridge.bridge-nf-call-iptables=1"} {
+		mustRun(t, inside(w.host, "sysctl", "-q", "-w", name)...)
+	}
+	listen(t, w.host, 53, 9100)
+	listen(t, w.peer, 53, 80, 443, 587)
+	restoreText(t, w.host, "iptables-restore", dockerRules)
+	restoreText(t, w.host, "iptables-restore", "*nat\n-A POSTROUTING -s 172.18.0.0/16 ! -o br-inst -j MASQUERADE\nCOMMIT\n*filter\n"+
+		"-A FORWARD -o br-inst -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n-A FORWARD -i br-inst ! -o br-inst -j ACCEPT\n-P FORWARD DROP\nCOMMIT\n")
+	h, other, outer := hostAddr[0], otherAddr[0], outerAddr[0]
+	s := dockerSpec(
+		containers(tcp(out, "updates", 80, anyone(), internet())),
+		containers(tcp(out, "names", 53, anyone(), addrs(other.String()))),
+		tcp(in, "metrics", 9100, addrs(h.String()), addrs(h.String())),
+		tcp(fwd, "instances", 443, addrs("172.18.0.0/16"), internet()),
+		tcp(fwd, "instances", 587, addrs("172.18.0.0/16"), internet()),
+	)
+	s.InstancePool = "172.18.0.0/16"
+	p := w.provider(t, faults{})
+	kept(t, p, wishFor(s, provider.Widening))
+	kept(t, p, wishFor(s, provider.Narrowing))
+	expect(t,
+		want{stack, container1, outer, 80, open, "a stack's container to the internet"},
+		want{stack, container1, other, 53, open, "a stack's container to the name server"},
+		want{stack, container1, h, 9100, open, "a stack's container to its host, by a flow between machines"},
+		want{instance, container2, outer, 443, open, "an instance to the internet"},
+		want{instance, container2, outer, 587, open, "an instance's mail"},
+		want{instance, container2, outer, 80, silent, "an instance, by a flow of the host"},
+		want{instance, container2, other, 53, silent, "an instance to the site, by a flow of the host"},
+		want{instance, container2, other, 443, silent, "an instance to the site: that is not the internet"},
+		want{instance, container2, h, 9100, silent, "an instance to its host, by a flow between machines"},
+		want{instance, container2, gateway2, 53, silent, "an instance to its host"},
+	)
+}
+
 func TestDockersChainsStayAsTheyAre(t *testing.T) {
 	t.Parallel()
 	run := nsRunner{ns: newNamespace(t, "host")}
