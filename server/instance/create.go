@@ -117,7 +117,7 @@ func (s *Instances) doPlace(p *createParams) func(context.Context, *operation.Ru
 		if rec.Node, err = choose(hosts, p.Limits.Memory); err != nil {
 			return final(err)
 		}
-		if rec.Subnet, err = freeSubnet(where.InstancePool(), list); err != nil {
+		if rec.Subnet, err = freeSubnet(where.InstancePool(), list, s.seenSubnets()); err != nil {
 			return final(err)
 		}
 		run.Say("on %s, network %s", rec.Node, rec.Subnet)

@@ -191,6 +191,9 @@ type Instances struct {
 	// health says what is wrong with an instance, by id; usage what it uses.
 	health map[string]string
 	usage  map[string]*v1.Usage
+	// seen are the networks of what hosts had when they were last asked: a server that was put back from a backup does not know all of
+	// them by its records.
+	seen map[string][]netip.Prefix
 	// found is what the last daily audit found.
 	found []*v1.AuditFinding
 	// tried says of which images the template of a version on a host was last tried, and when.
@@ -218,7 +221,7 @@ func New(cfg Config) *Instances {
 		names:    store.NewTable(cfg.Store, KindName, store.JSON[string]()),
 		subnets:  store.NewTable(cfg.Store, KindSubnet, store.JSON[string]()),
 		template: store.NewTable(cfg.Store, KindTemplate, store.JSON[templateRecord]()),
-		busy:     map[string]bool{}, slots: map[string]chan struct{}{}, memory: map[string]capacity{}, health: map[string]string{}, usage: map[string]*v1.Usage{},
+		busy:     map[string]bool{}, seen: map[string][]netip.Prefix{}, slots: map[string]chan struct{}{}, memory: map[string]capacity{}, health: map[string]string{}, usage: map[string]*v1.Usage{},
 		tried: map[string]attempt{},
 	}
 }

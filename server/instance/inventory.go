@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -29,10 +30,35 @@ func (s *Instances) inventory(ctx context.Context, node string) ([]*v1.FoundInst
 		return nil, errs.New(errs.Code(e.GetCode()), "%s", e.GetMessage()).At("node "+node).WithHint("%s", e.GetHint())
 	}
 	found := res.GetInstance().GetFound()
+	s.noteSubnets(node, found)
 	slices.SortFunc(found, func(a, b *v1.FoundInstance) int {
 		return cmp.Or(strings.Compare(a.GetInstance(), b.GetInstance()), strings.Compare(partName(a), partName(b)))
 	})
 	return found, nil
+}
+
+// noteSubnets keeps which networks a host has.
+func (s *Instances) noteSubnets(node string, found []*v1.FoundInstance) {
+	var list []netip.Prefix
+	for _, f := range found {
+		if p, err := netip.ParsePrefix(f.GetDetails()["subnet"]); err == nil && f.GetKind() == "network" {
+			list = append(list, p.Masked())
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.seen[node] = list
+}
+
+// seenSubnets are the networks that hosts had when they were last asked.
+func (s *Instances) seenSubnets() []netip.Prefix {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []netip.Prefix
+	for _, list := range s.seen {
+		out = append(out, list...)
+	}
+	return out
 }
 
 // parts are what a host must have of an instance: kind and name.

@@ -103,10 +103,10 @@ func count(hosts []host, list []record) {
 	}
 }
 
-// freeSubnet returns the first network of the pool that nobody has, and that overlaps none that somebody has.
-func freeSubnet(pool netip.Prefix, list []record) (netip.Prefix, error) {
+// freeSubnet returns the first network of the pool that nobody has, and that overlaps none that somebody has or that was seen on a host.
+func freeSubnet(pool netip.Prefix, list []record, seen []netip.Prefix) (netip.Prefix, error) {
 	taken := map[netip.Prefix]bool{}
-	var odd []netip.Prefix // of a former pool's cut, or another size
+	odd := slices.Clone(seen) // and those of another size
 	for i := range list {
 		p := list[i].Subnet
 		if !p.IsValid() {

@@ -47,6 +47,7 @@ type host struct {
 	have      map[string]map[string]bool
 	installed map[string]string
 	names     map[string]string
+	subnets   map[string]string
 	passwords map[string]string
 	foreign   []*v1.FoundInstance
 	problem   string
@@ -112,7 +113,7 @@ func newWorld(t testing.TB) *world {
 	}
 	for _, n := range w.where.Nodes {
 		w.hosts[n.Name] = &host{digest: "old", memory: 8 << 30, have: map[string]map[string]bool{}, installed: map[string]string{},
-			names: map[string]string{}, passwords: map[string]string{}, warm: map[string]bool{}}
+			names: map[string]string{}, subnets: map[string]string{}, passwords: map[string]string{}, warm: map[string]bool{}}
 	}
 	return w
 }
@@ -278,7 +279,7 @@ func (h *host) apply(spec *v1.HostSpec, digest string) {
 		if h.have[i.GetId()] == nil {
 			h.have[i.GetId()] = map[string]bool{}
 		}
-		h.names[i.GetId()] = i.GetName()
+		h.names[i.GetId()], h.subnets[i.GetId()] = i.GetName(), i.GetSubnet()
 		base := "infractl-" + i.GetId()
 		for _, part := range []string{"network " + base, "volume " + base + "-data", "volume " + base + "-documents", "volume " + base + "-custom", "folder " + i.GetId()} {
 			h.have[i.GetId()][part] = true
@@ -415,7 +416,8 @@ func (h *host) inventory() []*v1.FoundInstance {
 		for part, there := range parts {
 			kind, name, _ := strings.Cut(part, " ")
 			if there {
-				found = append(found, &v1.FoundInstance{Kind: kind, Name: name, Id: id, Instance: h.names[id], State: "running"})
+				found = append(found, &v1.FoundInstance{Kind: kind, Name: name, Id: id, Instance: h.names[id], State: "running",
+					Details: map[string]string{"subnet": h.subnets[id]}})
 			}
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -17,8 +18,8 @@ import (
 const (
 	// lookEvery is how often templates are looked at, and what is due is purged.
 	lookEvery = 15 * time.Second
-	// watchEvery is how often hosts are asked what they have of their instances. Their answers are kept for a day, as those of all tasks.
-	watchEvery = 10 * time.Minute
+	// watchEvery is how often hosts are asked what they have of instances, the first time watchFirst after the server began. Their answers are kept for a day, as those of all tasks.
+	watchEvery, watchFirst = 10 * time.Minute, time.Minute
 	// auditEvery is how often records are compared with reality; the first time auditFirst after the server began, so that one which is
 	// restarted every day audits too.
 	auditEvery, auditFirst = 24 * time.Hour, 20 * time.Minute
@@ -28,7 +29,7 @@ const (
 
 // Run watches the instances, keeps templates current, purges what is due and audits once a day, until ctx ends.
 func (s *Instances) Run(ctx context.Context) error {
-	look, watch, audit := time.NewTicker(lookEvery), time.NewTicker(watchEvery), time.NewTimer(auditFirst)
+	look, watch, audit := time.NewTicker(lookEvery), time.NewTimer(watchFirst), time.NewTimer(auditFirst)
 	defer look.Stop()
 	defer watch.Stop()
 	defer audit.Stop()
@@ -41,6 +42,7 @@ func (s *Instances) Run(ctx context.Context) error {
 			err = errs.Join(s.sweep(ctx), s.refreshTemplates(ctx))
 		case <-watch.C:
 			err = s.watch(ctx)
+			watch.Reset(watchEvery)
 		case <-audit.C:
 			err = s.dailyAudit(ctx)
 			audit.Reset(auditEvery)
@@ -58,7 +60,17 @@ func (s *Instances) watch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	where, _, err := s.sites.Load(ctx, 0)
+	if errs.Is(err, errs.NotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
 	byNode := map[string][]record{}
+	for _, node := range slices.Concat(where.InstanceNodes(false), where.InstanceNodes(true)) {
+		byNode[node] = nil
+	}
 	for _, r := range all {
 		if r.Made {
 			byNode[r.Node] = append(byNode[r.Node], r)

@@ -140,7 +140,7 @@ func (s *Service) predicted(ctx context.Context, where *site.Site, p *createPara
 	if err != nil {
 		return nil, err
 	}
-	if _, err := freeSubnet(where.InstancePool(), list); err != nil {
+	if _, err := freeSubnet(where.InstancePool(), list, s.seenSubnets()); err != nil {
 		return nil, err
 	}
 	return &record{Name: p.Name, Node: node, Preprod: p.Preprod, Version: p.Version, AppImage: p.AppImage, DBImage: p.DBImage, Domains: p.Domains,

@@ -305,6 +305,20 @@ func TestImportAdoptsWhatTheOriginalScriptsMade(t *testing.T) {
 	}
 }
 
+func TestNetworksOfWhatNoRecordKnowsAreNotGivenOut(t *testing.T) {
+	s := serving(t)
+	// As after a backup of the server was put back: the host has what was made since.
+	s.hosts["srv-prod"].have["zzzzzzzz"] = map[string]bool{"network infractl-zzzzzzzz": true}
+	s.hosts["srv-prod"].subnets["zzzzzzzz"] = "10.210.0.0/28"
+	if err := s.instances.Watch(ctx()); err != nil {
+		t.Fatal(err)
+	}
+	s.want(s.create("acme"), succeeded)
+	if got := s.get("acme").GetSubnet(); got != "10.210.0.16/28" {
+		t.Errorf("network %s", got)
+	}
+}
+
 func TestCreationThatWasGivenUpCanBePurged(t *testing.T) {
 	s := serving(t)
 	s.mu.Lock()
