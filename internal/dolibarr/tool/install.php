@@ -319,7 +319,7 @@ function infractl_company_input($input)
 		throw new InfractlError('unknown time zone '.$zone, 'such as Europe/Paris');
 	}
 	return array(
-		'name' => infractl_text($input, 'company', '/^[^\x00-\x1f<>"]{1,120}$/Du'),
+		'name' => infractl_text($input, 'company', '/^[^\x00-\x1f<>]{1,120}$/Du'),
 		'country' => infractl_text($input, 'country', '/^[A-Z]{2}$/D'),
 		'language' => isset($languages[$language]) ? $languages[$language] : $language,
 		'timezone' => $zone,
