@@ -101,34 +101,25 @@ func ChooseBase(v Version, wish string) (Base, error) {
 	if err != nil {
 		return Base{}, err
 	}
-	var have, fitting []string
+	known, have, fitting := wish == "", []string(nil), []string(nil)
 	for _, b := range Bases() {
-		fits := b.PHP.Compare(lowest) >= 0 && b.PHP.Compare(highest) <= 0
-		if fits && (wish == "" || wish == b.Suite) {
+		have = append(have, b.Suite+" ("+b.PHP.String()+")")
+		known = known || b.Suite == wish
+		if b.PHP.Compare(lowest) < 0 || b.PHP.Compare(highest) > 0 {
+			continue
+		}
+		if wish == "" || wish == b.Suite {
 			return b, nil
 		}
-		if fits {
-			fitting = append(fitting, b.Suite)
-		}
-		have = append(have, b.Suite+" ("+b.PHP.String()+")")
-		if wish == b.Suite {
-			wish = "\x00" + wish // known, and does not fit; the others are looked at for the hint
-		}
+		fitting = append(fitting, b.Suite)
 	}
-	if name, known := strings.CutPrefix(wish, "\x00"); known {
-		return Base{}, errs.New(errs.Invalid, "Dolibarr %s runs on PHP %s to %s, and %s has another", v, lowest, highest, name).
-			WithHint("%s", fittingHint(fitting))
-	}
-	if wish != "" {
+	switch {
+	case !known:
 		return Base{}, errs.New(errs.Invalid, "unknown base %q", wish).WithHint("one of %s", strings.Join(have, ", "))
+	case len(fitting) == 0:
+		return Base{}, errs.New(errs.Invalid, "no base has a PHP for Dolibarr %s: it runs on %s to %s", v, lowest, highest).
+			WithHint("there are %s", strings.Join(have, ", "))
 	}
-	return Base{}, errs.New(errs.Invalid, "no base has a PHP for Dolibarr %s: it runs on %s to %s", v, lowest, highest).
-		WithHint("there are %s", strings.Join(have, ", "))
-}
-
-func fittingHint(suites []string) string {
-	if len(suites) == 0 {
-		return "no base fits"
-	}
-	return "these fit: " + strings.Join(suites, ", ")
+	return Base{}, errs.New(errs.Invalid, "Dolibarr %s runs on PHP %s to %s, and %s has another", v, lowest, highest, wish).
+		WithHint("these fit: %s", strings.Join(fitting, ", "))
 }
