@@ -96,13 +96,15 @@ func Bases() []Base {
 
 // ChooseBase returns the base for a version: the one of the code name wish, or the newest that fits where wish is empty. A version that no
 // base supports and a wish that does not fit are refused, because an instance on the wrong PHP installs, logs in and fails later.
-func ChooseBase(v Version, wish string) (Base, error) {
+func ChooseBase(v Version, wish string) (Base, error) { return chooseBase(v, wish, Bases()) }
+
+func chooseBase(v Version, wish string, bases []Base) (Base, error) {
 	lowest, highest, err := PHPRange(v)
 	if err != nil {
 		return Base{}, err
 	}
 	known, have, fitting := wish == "", []string(nil), []string(nil)
-	for _, b := range Bases() {
+	for _, b := range bases {
 		have = append(have, b.Suite+" ("+b.PHP.String()+")")
 		known = known || b.Suite == wish
 		if b.PHP.Compare(lowest) < 0 || b.PHP.Compare(highest) > 0 {

@@ -87,3 +87,10 @@ func TestChooseBase(t *testing.T) {
 		})
 	}
 }
+
+func TestNoBaseIsLeft(t *testing.T) {
+	_, err := chooseBase(Version{16, 0, 3}, "", Bases()[:2])
+	if err == nil || !strings.Contains(err.Error(), "no base has a PHP for Dolibarr 16.0.3: it runs on 5.6 to 8.1") || !strings.Contains(errs.HintOf(err), "bookworm (8.2)") {
+		t.Errorf("%v, hint %q", err, errs.HintOf(err))
+	}
+}
