@@ -1,7 +1,6 @@
 package instance_test
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -104,60 +103,6 @@ func TestCreateThatFailsAnywhereLeavesNothing(t *testing.T) {
 			s.nothingLeft()
 			s.want(s.create("acme"), succeeded)
 			s.stop()
-		}
-	}
-}
-
-// TestServerThatStopsAnywhereGoesOn stops the server at each point in turn, and starts another one.
-func TestServerThatStopsAnywhereGoesOn(t *testing.T) {
-	t.Parallel()
-	for n := 1; ; n++ {
-		w := newWorld(t)
-		w.crashed = make(chan struct{})
-		hit := ""
-		w.crash = func(at int, point string) bool {
-			if at == n {
-				hit = point
-			}
-			return at == n
-		}
-		s := w.serve()
-		id, err := s.begin("acme")
-		if err != nil {
-			t.Fatal(err)
-		}
-		done := make(chan struct{})
-		ctx, cancel := context.WithCancel(context.Background())
-		go func() {
-			_ = s.engine.Watch(ctx, id, func(*v1.Operation) error { return nil })
-			close(done)
-		}()
-		select {
-		case <-w.crashed:
-		case <-done:
-		}
-		cancel()
-		s.stop()
-		w.mu.Lock()
-		w.crash = nil
-		w.mu.Unlock()
-		s = w.serve()
-		s.want(s.still(id), succeeded)
-		if got := s.get("acme"); got.GetState() != v1.InstanceState_INSTANCE_STATE_ACTIVE {
-			t.Errorf("after a stop at %s: %v", hit, got)
-		}
-		if list, _ := s.service.ListInstances(context.Background(), &v1.ListInstancesRequest{All: true}); len(list.GetInstances()) != 1 {
-			t.Errorf("after a stop at %s: %d instances", hit, len(list.GetInstances()))
-		}
-		if audit, err := s.service.AuditInstances(context.Background(), &v1.AuditInstancesRequest{}); err != nil || len(audit.GetFindings()) > 0 {
-			t.Errorf("after a stop at %s: %v, %v", hit, audit.GetFindings(), err)
-		}
-		s.stop()
-		if hit == "" {
-			if n < 9 {
-				t.Errorf("only %d points were tried", n)
-			}
-			return
 		}
 	}
 }

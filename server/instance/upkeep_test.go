@@ -352,56 +352,6 @@ func TestCreationThatWasGivenUpCanBePurged(t *testing.T) {
 	s.want(s.create("acme"), succeeded)
 }
 
-func TestServerThatStopsDuringAPurgeGoesOn(t *testing.T) {
-	t.Parallel()
-	for n := 0; ; n++ {
-		w := newWorld(t)
-		s := w.serve()
-		s.want(s.create("acme"), succeeded)
-		s.remove("acme", 0)
-		w.mu.Lock()
-		w.crashed = make(chan struct{})
-		start, hit := w.points, ""
-		w.crash = func(at int, point string) bool {
-			if at == start+n {
-				hit = point
-			}
-			return at == start+n
-		}
-		w.mu.Unlock()
-		res, err := s.service.PurgeInstance(ctx(), &v1.PurgeInstanceRequest{Name: "acme"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			_ = s.engine.Watch(t.Context(), res.GetOperationId(), func(o *v1.Operation) error { return nil })
-		}()
-		select {
-		case <-w.crashed:
-		case <-done:
-		}
-		s.stop()
-		w.mu.Lock()
-		w.crash = nil
-		w.mu.Unlock()
-		s = w.serve()
-		s.want(s.still(res.GetOperationId()), succeeded)
-		got, err := s.service.GetInstance(ctx(), &v1.GetInstanceRequest{Name: "acme"})
-		if err != nil || got.GetInstance().GetState() != v1.InstanceState_INSTANCE_STATE_PURGED || !strings.Contains(got.GetDestructionCertificate(), "volume infractl-") {
-			t.Errorf("after a stop at %s: %v, %v", hit, got, err)
-		}
-		s.stop()
-		if hit == "" {
-			if n < 4 {
-				t.Errorf("only %d points were tried", n)
-			}
-			return
-		}
-	}
-}
-
 func BenchmarkListOfAHundred(b *testing.B) {
 	w := newWorld(b)
 	w.hosts["srv-prod"].memory = 1 << 40
