@@ -20,7 +20,7 @@ import (
 )
 
 func (a *app) imageCmd() *cobra.Command {
-	return group("image", "Push, list and prune image archives, in place of a registry", a.imagePushCmd(), a.imageListCmd(), a.imagePruneCmd())
+	return group("image", "Build, push, list and prune image archives, in place of a registry", a.imageBuildCmd(), a.imagePushCmd(), a.imageListCmd(), a.imagePruneCmd())
 }
 
 func (a *app) imagePushCmd() *cobra.Command {

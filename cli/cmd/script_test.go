@@ -49,7 +49,7 @@ func TestScripts(t *testing.T) {
 		RequireUniqueNames:  true,
 		Setup:               setUp,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits, "called": called, "operator": operator, "sshd": sshServer,
+			"exits": exits, "called": called, "operator": operator, "sshd": sshServer, "release": release, "engine": engine,
 			"restart": func(ts *testscript.TestScript, _ bool, _ []string) {
 				ts.Check(ts.Value(fakeKey{}).(*fake).restart(700 * time.Millisecond))
 			},
