@@ -326,6 +326,8 @@ func (s *Instances) doInstall(p *createParams) func(context.Context, *operation.
 		way := "installed"
 		if res.GetFromTemplate() {
 			way = "copied from the template"
+		} else if err := s.noTemplate(ctx, &rec, p.Cold); err != nil {
+			return err
 		}
 		var parts []string
 		for _, step := range res.GetSteps() {

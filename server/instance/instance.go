@@ -122,6 +122,7 @@ type Rollouts interface {
 type Secrets interface {
 	Make(ctx context.Context, name, operator string) (version string, err error)
 	Renew(ctx context.Context, name, operator string) (version string, err error)
+	Current(ctx context.Context, name string) (version string, err error)
 	Own(ctx context.Context, name string) (secret.Value, error)
 	Forget(ctx context.Context, names ...string) error
 }

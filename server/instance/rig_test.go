@@ -211,6 +211,9 @@ func (f faultySecrets) Make(ctx context.Context, name, who string) (string, erro
 func (f faultySecrets) Renew(ctx context.Context, name, who string) (string, error) {
 	return f.s.vault.Renew(ctx, name, who)
 }
+func (f faultySecrets) Current(ctx context.Context, name string) (string, error) {
+	return f.s.vault.Current(ctx, name)
+}
 func (f faultySecrets) Own(ctx context.Context, name string) (sec.Value, error) {
 	return f.s.vault.Own(ctx, name)
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/site"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 	"github.com/infractl/infractl/server/operation"
 	"github.com/infractl/infractl/server/store"
@@ -76,6 +77,11 @@ func (s *Instances) watch(ctx context.Context) error {
 			byNode[r.Node] = append(byNode[r.Node], r)
 		}
 	}
+	for i := range all {
+		if err := s.sameSecrets(ctx, &all[i]); err != nil {
+			return err
+		}
+	}
 	var asking sync.WaitGroup
 	for node, list := range byNode {
 		asking.Go(func() {
@@ -90,6 +96,26 @@ func (s *Instances) watch(ctx context.Context) error {
 	}
 	asking.Wait()
 	return ctx.Err()
+}
+
+// sameSecrets makes a record name the versions that are kept: a server that stopped while it gave an instance a new password had stored
+// the value and not its version, and the former value is forgotten after a while.
+func (s *Instances) sameSecrets(ctx context.Context, r *record) error {
+	if !r.inSpec() {
+		return nil
+	}
+	versions := map[string]string{}
+	for _, name := range secretNames() {
+		var err error
+		if versions[name], err = s.secrets.Current(ctx, site.SecretName(r.ID, name)); err != nil {
+			return err
+		}
+	}
+	if maps.Equal(versions, r.Secrets) {
+		return nil
+	}
+	_, err := s.update(ctx, r.ID, func(r *record) error { r.Secrets = versions; return nil })
+	return err
 }
 
 // measure keeps what the instances of a host use.

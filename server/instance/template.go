@@ -170,6 +170,15 @@ func (s *Instances) refreshTemplates(ctx context.Context) error {
 	return nil
 }
 
+// noTemplate takes in that a host had no template to copy: it was set up anew, or found its template damaged. Another one is made in time.
+func (s *Instances) noTemplate(ctx context.Context, rec *record, meant bool) error {
+	if meant {
+		return nil
+	}
+	p := templateParams{Node: rec.Node, Version: rec.Version}
+	return s.template.Delete(ctx, p.name(), store.Any)
+}
+
 // templateKind makes a template; the host puts it in the place of the former one when it is whole.
 func (s *Instances) templateKind() operation.Kind {
 	return operation.Kind{Name: "instance.template", Steps: func(params json.RawMessage) ([]operation.Step, error) {

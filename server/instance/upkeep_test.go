@@ -201,6 +201,63 @@ func TestTemplatesFollowTheImages(t *testing.T) {
 	}
 }
 
+func TestLostTemplateIsMadeAgain(t *testing.T) {
+	s := serving(t)
+	if _, err := s.Deliver(ctx(), "anna", "the site"); err != nil {
+		t.Fatal(err)
+	}
+	refresh := func() int {
+		t.Helper()
+		s.clock.Advance(2 * time.Hour)
+		if err := s.instances.RefreshTemplates(ctx()); err != nil {
+			t.Fatal(err)
+		}
+		s.eventually("end of templates", func() bool {
+			open, err := s.engine.Open(ctx())
+			return err == nil && len(open) == 0
+		})
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return len(s.hosts["srv-prod"].templates)
+	}
+	if n := refresh() + refresh(); n != 2 {
+		t.Fatalf("%d templates, want the same one twice", n)
+	}
+	s.want(s.create("warm"), succeeded)
+	s.want(s.create("cold", func(r *v1.CreateInstanceRequest) { r.Cold = true }), succeeded)
+	if n := refresh(); n != 1 {
+		t.Errorf("made again without need: %d", n)
+	}
+	s.hosts["srv-prod"].warm = map[string]bool{}
+	op := s.create("acme")
+	s.want(op, succeeded)
+	if said := op.GetSteps()[3].GetMessage(); !strings.HasPrefix(said, "installed") {
+		t.Errorf("step install says %q", said)
+	}
+	if n := refresh(); n != 2 {
+		t.Errorf("%d templates, want another one", n)
+	}
+}
+
+func TestPasswordOfAServerThatStoppedIsTakenIn(t *testing.T) {
+	s := serving(t)
+	s.want(s.create("acme"), succeeded)
+	name := "instance/" + s.get("acme").GetId() + "/admin"
+	version, err := s.vault.Renew(ctx(), name, "operator/anna") // and there the server stopped
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.instances.Watch(ctx()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Deliver(ctx(), "anna", "all"); err != nil {
+		t.Fatal(err)
+	}
+	if refs := s.hosts["srv-prod"].spec.GetDolibarr().GetInstances()[0].GetSecrets(); refs[0].GetName() != name || refs[0].GetVersion() != version {
+		t.Errorf("the host is told of %v, want %s", refs[0], version)
+	}
+}
+
 func TestTemplateThatFailsIsNotTriedAllTheTime(t *testing.T) {
 	s := serving(t)
 	if _, err := s.Deliver(ctx(), "anna", "the site"); err != nil {

@@ -37,6 +37,15 @@ func (v *Vault) Make(ctx context.Context, name, operator string) (version string
 	}
 }
 
+// Current returns the current version of a secret; NotFound when there is none.
+func (v *Vault) Current(ctx context.Context, name string) (version string, err error) {
+	it, err := v.table.Get(ctx, name)
+	if err != nil {
+		return "", errs.Wrap("read secret", err)
+	}
+	return it.Value.current().ID, nil
+}
+
 // Renew gives a managed secret a new random value and returns its version. The former one stays for a while.
 func (v *Vault) Renew(ctx context.Context, name, operator string) (version string, err error) {
 	return v.newManaged(ctx, name, operator, false)

@@ -30,6 +30,9 @@ func TestManagedSecretsAreMadeOnceRenewedAndForgotten(t *testing.T) {
 	if err != nil || second == first {
 		t.Errorf("renewed: %s, %v", second, err)
 	}
+	if now, err := r.vault.Current(ctx, owned); err != nil || now != second {
+		t.Errorf("current: %s, %v; want %s", now, err, second)
+	}
 	for range 2 { // again after a crash
 		if err := r.vault.Forget(ctx, owned, "instance/abcd1234/none"); err != nil {
 			t.Fatal(err)
