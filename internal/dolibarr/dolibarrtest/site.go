@@ -297,3 +297,24 @@ func (s *Site) Login(address, login, password string) bool {
 	second.Header.Set("Referer", address+"/index.php")
 	return !strings.Contains(get(second), `name="actionlogin"`)
 }
+
+// Dump returns the base as mariadb-dump writes it for a restore point.
+func (s *Site) Dump() string {
+	s.t.Helper()
+	out, err := exec.Command("mariadb-dump", "--no-defaults", "--socket="+s.DB.socket(), "--user=root", "--single-transaction", "--hex-blob", s.Database).Output()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return string(out)
+}
+
+// Load loads a dump into the base as it stands.
+func (s *Site) Load(dump string) error {
+	cmd := exec.Command("mariadb", "--no-defaults", "--socket="+s.DB.socket(), "--user=root", s.Database)
+	cmd.Stdin = strings.NewReader(dump)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
+}
