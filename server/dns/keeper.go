@@ -23,9 +23,14 @@ const (
 	KindContent store.Kind = "dns.content"
 )
 
-// remembered is how many former contents of a zone are kept: an apply of one may be under way, and an old revision is shown with the
-// serial that it had.
-const remembered = 8
+const (
+	// remembered is how many former contents of a zone are kept: an apply of one may be under way, and an old revision is shown with the
+	// serial that it had.
+	remembered = 8
+	// fresh is how long a content is kept in any case, and mostFresh how many at most: when many instances are made at once the zone changes
+	// with each, and the name server may still be at an early one.
+	fresh, mostFresh = 15 * time.Minute, 500
+)
 
 // record is what a zone was served as, the newest last.
 type record struct {
@@ -109,8 +114,7 @@ func (k *Keeper) serial(ctx context.Context, revision uint64, z *zone.Zone, text
 			return next.Serial, false, nil
 		}
 		rec := it.Value
-		rec.Served = append(slices.Clone(rec.Served), next)
-		rec.Served = rec.Served[max(0, len(rec.Served)-remembered):]
+		rec.Served = recent(append(slices.Clone(rec.Served), next), next.Time)
 		put, err := k.table.PutOp(name, rec, expect)
 		if err != nil {
 			return 0, false, err
@@ -123,6 +127,14 @@ func (k *Keeper) serial(ctx context.Context, revision uint64, z *zone.Zone, text
 			return 0, false, err
 		}
 	}
+}
+
+// recent drops what is not remembered any more.
+func recent(list []served, now time.Time) []served {
+	for len(list) > remembered && (now.Sub(list[0].Time) > fresh || len(list) > mostFresh) {
+		list = list[1:]
+	}
+	return list
 }
 
 func newest(r record) served {

@@ -83,7 +83,7 @@ func TestPublicRecordsAreSetBySignedUpdates(t *testing.T) {
 	key := base64.StdEncoding.EncodeToString([]byte("marker-of-the-update-key"))
 	r := newRegistrar(t, key)
 	s := loadSite(t, "domain: erp.corp.example}", "domain: erp.corp.example, dns: {provider: rfc2136, server: 127.0.0.1, key: {secret: registrar}}}")
-	f := fixed{s, site.Resources{Instances: []site.Instance{{Name: "a"}, {Name: "b", Domains: []string{"erp.customer.example"}}}}}
+	f := fixed{s, site.Resources{Instances: []site.Instance{{Mode: running, Name: "a"}, {Mode: running, Name: "b", Domains: []string{"erp.customer.example"}}}}}
 	publisher := func(secret string) *Publisher {
 		return NewPublisher(PublisherConfig{Sites: f, Secrets: oneSecret(secret), Clock: clock.System{}, Log: hclog.NewNullLogger(), Port: r.port})
 	}
