@@ -49,11 +49,14 @@ demo-clean: demo-down ## Remove images and cache too
 
 test: unit e2e ## All tests: unit tests with the race detector, then the lab
 
-# Unit tests run real iptables in namespaces of their own, and the race detector needs a C compiler.
+# Unit tests run real iptables in namespaces of their own, real PHP and MariaDB for what works on a Dolibarr, and the race detector needs
+# a C compiler.
+PHP_NEEDS := php-cli php-mysql php-gd php-intl php-xml php-zip php-curl php-mbstring php-imap
 .PHONY: test-needs
 test-needs:
 	@need=; command -v gcc >/dev/null || need="$$need gcc libc6-dev"; command -v iptables >/dev/null || need="$$need iptables"; \
 	  command -v ip >/dev/null || need="$$need iproute2"; \
+	  command -v php >/dev/null || need="$$need $(PHP_NEEDS)"; command -v mariadbd >/dev/null || need="$$need mariadb-server mariadb-client"; \
 	  test -z "$$need" || { echo "installing$$need"; apt-get -qq update && \
 	  DEBIAN_FRONTEND=noninteractive apt-get -qq -y install --no-install-recommends $$need >/dev/null; }
 
@@ -83,7 +86,7 @@ bench: build ## Measure: a table, and .lab/bench.json
 	@$(BIN)/infractl-lab bench --dir $(LAB)-bench --bin $(CURDIR)/$(BIN) --out $(LAB)/bench.json
 
 # The linter's govet is go vet, the lab's tests included.
-check: fmt-check lint ## Format, vet, lint, unit tests with fewer faults, generated files current
+check: test-needs fmt-check lint ## Format, vet, lint, unit tests with fewer faults, generated files current
 	$(GO) test -short ./...
 
 fmt: ## Format all Go files

@@ -7,8 +7,8 @@ import (
 	"testing"
 
 	"github.com/infractl/infractl/internal/dolibarr"
-	"github.com/infractl/infractl/internal/dolibarr/dolibarrtest"
 	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/lab/dolibarrtest"
 )
 
 // lockedText is what a locked installer prints before it ends with 0.

@@ -15,8 +15,8 @@ import (
 	"time"
 
 	"github.com/infractl/infractl/internal/dolibarr"
-	"github.com/infractl/infractl/internal/dolibarr/dolibarrtest"
 	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/lab/dolibarrtest"
 )
 
 // TestTool runs every verb with real PHP and MariaDB, on the stand-in and on the real releases that the environment names.

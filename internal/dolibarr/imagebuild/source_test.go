@@ -261,7 +261,7 @@ func FuzzOpenSource(f *testing.F) {
 		zip := gzip.NewWriter(&buf)
 		tw := tar.NewWriter(zip)
 		if tw.WriteHeader(&tar.Header{Typeflag: kind, Name: name}) != nil || tw.Close() != nil || zip.Close() != nil {
-			t.Skip("no such header can be written")
+			return // no such header can be written
 		}
 		archive := filepath.Join(t.TempDir(), "x.tgz")
 		if err := os.WriteFile(archive, buf.Bytes(), 0o600); err != nil {

@@ -10,9 +10,9 @@ import (
 	"testing"
 
 	"github.com/infractl/infractl/internal/dolibarr"
-	"github.com/infractl/infractl/internal/dolibarr/dolibarrtest"
 	"github.com/infractl/infractl/internal/dolibarr/standin"
 	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/lab/dolibarrtest"
 )
 
 func TestArchiveIsTheSameEveryTime(t *testing.T) {

@@ -53,12 +53,12 @@ func own(t testing.TB, path string) {
 	}
 }
 
-// StartDB starts a database server, or skips the test where the machine has none, or no PHP.
+// StartDB starts a database server. A machine without one, or without PHP, fails the test and is told what to install.
 func StartDB(t testing.TB) *DB {
 	t.Helper()
 	for program, packages := range needed() {
 		if _, err := exec.LookPath(program); err != nil {
-			t.Skipf("%s is not installed: apt-get install --no-install-recommends %s", program, packages)
+			t.Fatalf("%s is not installed: make test-needs, or apt-get install --no-install-recommends %s", program, packages)
 		}
 	}
 	parent := "" // a folder in memory, where there is one: the installer does little but sync
