@@ -20,12 +20,16 @@ import (
 // and the gateway.
 const InstanceSubnetBits = 28
 
-// Limits of an instance's limits.
+// What the limits of an instance may be; cores are counted in thousandths.
 const (
-	MinInstanceMemory, MaxInstanceMemory = 256 << 20, 64 << 30
-	MinInstanceCPUs, MaxInstanceCPUs     = 100, 64_000 // thousandths
-	MinInstancePIDs, MaxInstancePIDs     = 64, 4096
-	MinInstanceDisk, MaxInstanceDisk     = 100 << 20, 8 << 40
+	MinInstanceMemory = 256 << 20
+	MaxInstanceMemory = 64 << 30
+	MinInstanceCPUs   = 100
+	MaxInstanceCPUs   = 64_000
+	MinInstancePIDs   = 64
+	MaxInstancePIDs   = 4096
+	MinInstanceDisk   = 100 << 20
+	MaxInstanceDisk   = 8 << 40
 )
 
 // ownImages is what the names of images begin with that no registry has: `infractl image build` makes them.
@@ -131,7 +135,8 @@ func (l *loader) dolibarr(f *sitefile.Dolibarr) {
 		l.image("dolibarr/images/db", i.DB, &part.db, true)
 		l.image("dolibarr/images/front", i.Front, &part.front, true)
 	}
-	part.defaults = InstanceDefaults{Timezone: l.site.Timezone, Language: "fr", MemoryBytes: 512 << 20, DiskBytes: 10 << 30, MilliCPUs: 1000, PIDs: 256}
+	part.defaults = InstanceDefaults{Timezone: l.site.Timezone, Language: "fr",
+		MemoryBytes: 512 << 20, DiskBytes: 10 << 30, MilliCPUs: 1000, PIDs: 256}
 	if f.Defaults != nil {
 		l.instanceDefaults(f.Defaults, &part.defaults)
 	}
@@ -172,7 +177,8 @@ func (l *loader) pool(f *sitefile.Dolibarr) {
 	}
 	for _, n := range l.site.Networks {
 		if n.Prefix.IsValid() && n.Prefix.Overlaps(pool) {
-			l.fail(l.orSection(path), "choose a prefix that the site uses for nothing else", "dolibarr.pool: %s overlaps the network %s (%s)", pool, n.Name, n.Prefix)
+			l.fail(l.orSection(path), "choose a prefix that the site uses for nothing else",
+				"dolibarr.pool: %s overlaps the network %s (%s)", pool, n.Name, n.Prefix)
 		}
 	}
 	for _, h := range l.site.Hosts {

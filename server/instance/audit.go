@@ -33,7 +33,8 @@ func (s *Instances) auditAll(ctx context.Context, only string) (*v1.AuditInstanc
 	}
 	nodes := slices.Concat(where.InstanceNodes(false), where.InstanceNodes(true))
 	if only != "" && !slices.Contains(nodes, only) {
-		return nil, errs.New(errs.NotFound, "node %.64q carries no instances", only).WithHint("dolibarr.prod and dolibarr.preprod name those that do")
+		return nil, errs.New(errs.NotFound, "node %.64q carries no instances", only).
+			WithHint("dolibarr.prod and dolibarr.preprod name those that do")
 	}
 	out := &v1.AuditInstancesResponse{}
 	out.Findings = lost(all, nodes, only)
@@ -59,9 +60,10 @@ func (s *Instances) auditAll(ctx context.Context, only string) (*v1.AuditInstanc
 		}
 	}
 	asking.Wait()
-	slices.SortFunc(out.Findings, func(a, b *v1.AuditFinding) int {
-		return strings.Compare(a.GetNode()+" "+a.GetInstance()+" "+a.GetWhat()+" "+a.GetName(), b.GetNode()+" "+b.GetInstance()+" "+b.GetWhat()+" "+b.GetName())
-	})
+	order := func(f *v1.AuditFinding) string {
+		return strings.Join([]string{f.GetNode(), f.GetInstance(), f.GetWhat(), f.GetName()}, " ")
+	}
+	slices.SortFunc(out.Findings, func(a, b *v1.AuditFinding) int { return strings.Compare(order(a), order(b)) })
 	return out, ctx.Err()
 }
 
@@ -79,7 +81,8 @@ func lost(all []record, nodes []string, only string) []*v1.AuditFinding {
 }
 
 func unasked(node string, err error) []*v1.AuditFinding {
-	return []*v1.AuditFinding{{Kind: "different", What: "front", Name: node, Node: node, Message: "could not be asked: " + err.Error(), Hint: "infractl node show " + node}}
+	return []*v1.AuditFinding{{Kind: "different", What: "front", Name: node, Node: node,
+		Message: "could not be asked: " + err.Error(), Hint: "infractl node show " + node}}
 }
 
 func (s *Instances) auditHost(ctx context.Context, node string, all []record) (int, []*v1.AuditFinding) {
@@ -97,7 +100,8 @@ func (s *Instances) auditHost(ctx context.Context, node string, all []record) (i
 		}
 	}
 	if fronted && !slices.ContainsFunc(found, func(f *v1.FoundInstance) bool { return f.GetKind() == "front" }) {
-		findings = append(findings, &v1.AuditFinding{Kind: "missing", What: "front", Name: node, Node: node, Message: "no request reaches its instances", Hint: "infractl apply"})
+		findings = append(findings, &v1.AuditFinding{Kind: "missing", What: "front", Name: node, Node: node,
+			Message: "no request reaches its instances", Hint: "infractl apply"})
 	}
 	return compared, findings
 }
@@ -121,7 +125,8 @@ func (s *Instances) auditGate(ctx context.Context, where *site.Site, node string
 		if c.GetProvider() != "proxy" && c.GetProvider() != "dns" {
 			continue
 		}
-		f := &v1.AuditFinding{What: c.GetProvider(), Name: c.GetSubject(), Node: node, Kind: "different", Message: "it is not as it should be", Hint: "infractl apply"}
+		f := &v1.AuditFinding{What: c.GetProvider(), Name: c.GetSubject(), Node: node, Kind: "different",
+			Message: "it is not as it should be", Hint: "infractl apply"}
 		switch c.GetAction() {
 		case v1.ChangeAction_CHANGE_ACTION_CREATE:
 			f.Kind, f.Message = "missing", "it is not there"

@@ -49,10 +49,9 @@ func hasWord(text, word string) bool {
 		}
 		i += at
 		end := i + len(word)
-		before := i > 0 && wordRune.MatchString(text[i-1:i])
+		goesOn := func(at int) bool { return at >= 0 && at < len(text) && wordRune.MatchString(text[at:at+1]) }
 		// A full stop behind a word ends the sentence.
-		behind := end < len(text) && wordRune.MatchString(text[end:end+1]) && (text[end] != '.' || end+1 < len(text) && wordRune.MatchString(text[end+1:end+2]))
-		if !before && !behind {
+		if !goesOn(i-1) && (!goesOn(end) || text[end] == '.' && !goesOn(end+1)) {
 			return true
 		}
 		at = i + 1

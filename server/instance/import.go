@@ -28,7 +28,8 @@ func (s *Service) ImportInstances(ctx context.Context, req *v1.ImportInstancesRe
 	}
 	nodes := slices.Concat(where.InstanceNodes(false), where.InstanceNodes(true))
 	if !slices.Contains(nodes, req.GetNode()) {
-		return nil, errs.New(errs.Invalid, "node %.64q carries no instances", req.GetNode()).WithHint("add it to the dolibarr section of the site file, and apply it")
+		return nil, errs.New(errs.Invalid, "node %.64q carries no instances", req.GetNode()).
+			WithHint("add it to the dolibarr section of the site file, and apply it")
 	}
 	list, err := s.candidates(ctx, where, req.GetNode())
 	if err != nil {
@@ -47,8 +48,8 @@ func (s *Service) ImportInstances(ctx context.Context, req *v1.ImportInstancesRe
 			return nil, err
 		}
 	}
-	op, err := s.engine.Start(ctx, operation.StartRequest{Kind: "instance.import", Target: "import/" + req.GetNode(), Params: importParams{req.GetNode(), names},
-		Operator: access.CallerFrom(ctx).Actor})
+	op, err := s.engine.Start(ctx, operation.StartRequest{Kind: "instance.import", Target: "import/" + req.GetNode(),
+		Params: importParams{req.GetNode(), names}, Operator: access.CallerFrom(ctx).Actor})
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +69,8 @@ func ready(list []*v1.ImportCandidate, name, node string) (*v1.ImportCandidate, 
 		}
 		return c, nil
 	}
-	return nil, errs.New(errs.NotFound, "%s has nothing that looks like an instance %.60q", node, name).WithHint("infractl instance import %s", node)
+	return nil, errs.New(errs.NotFound, "%s has nothing that looks like an instance %.60q", node, name).
+		WithHint("infractl instance import %s", node)
 }
 
 // candidates looks on a host for what the original scripts made: NAME_dolibarr, NAME_mariadb, NAME_network, and the folder with its .env.
@@ -177,8 +179,9 @@ func (s *Instances) adopt(ctx context.Context, run *operation.Run, node, name st
 	}
 	d := where.InstanceDefaults()
 	now := s.cfg.Clock.Now().UTC()
-	rec := record{ID: id, Name: name, Node: node, Preprod: slices.Contains(where.InstanceNodes(true), node), Mode: running, Made: true, Imported: true,
-		Version: c.GetVersion(), Limits: limits{Memory: d.MemoryBytes, MilliCPU: d.MilliCPUs, PIDs: d.PIDs, Disk: d.DiskBytes}, Timezone: d.Timezone,
+	rec := record{ID: id, Name: name, Node: node, Preprod: slices.Contains(where.InstanceNodes(true), node), Mode: running, Made: true,
+		Imported: true, Version: c.GetVersion(), Limits: limits{Memory: d.MemoryBytes, MilliCPU: d.MilliCPUs, PIDs: d.PIDs, Disk: d.DiskBytes},
+		Timezone: d.Timezone,
 		Language: d.Language, Country: "FR", Admin: "InfraS", Created: now, Operator: run.Operator(), Operation: run.ID()}
 	err = s.add(ctx, rec)
 	if errs.Is(err, errs.Exists) {

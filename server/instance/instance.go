@@ -222,7 +222,8 @@ func New(cfg Config) *Instances {
 		names:    store.NewTable(cfg.Store, KindName, store.JSON[string]()),
 		subnets:  store.NewTable(cfg.Store, KindSubnet, store.JSON[string]()),
 		template: store.NewTable(cfg.Store, KindTemplate, store.JSON[templateRecord]()),
-		busy:     map[string]bool{}, seen: map[string][]netip.Prefix{}, slots: map[string]chan struct{}{}, memory: map[string]capacity{}, health: map[string]string{}, usage: map[string]*v1.Usage{},
+		busy:     map[string]bool{}, seen: map[string][]netip.Prefix{}, slots: map[string]chan struct{}{},
+		memory: map[string]capacity{}, health: map[string]string{}, usage: map[string]*v1.Usage{},
 		tried: map[string]attempt{},
 	}
 }

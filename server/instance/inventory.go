@@ -67,7 +67,10 @@ func (r *record) parts() []string {
 		return []string{"container " + r.Name + "_dolibarr", "container " + r.Name + "_mariadb"}
 	}
 	base := "infractl-" + r.ID
-	out := []string{"network " + base, "volume " + base + "-data", "volume " + base + "-documents", "volume " + base + "-custom", "folder " + r.ID}
+	out := []string{"network " + base, "folder " + r.ID}
+	for _, volume := range []string{"-data", "-documents", "-custom"} {
+		out = append(out, "volume "+base+volume)
+	}
 	if r.Mode == running || r.Mode == closed {
 		out = append(out, "container "+base+"-db")
 	}
@@ -90,7 +93,8 @@ func isPart(f *v1.FoundInstance, part string) bool {
 func compare(node string, all []record, found []*v1.FoundInstance) []*v1.AuditFinding {
 	var out []*v1.AuditFinding
 	add := func(kind, what, name, instance, hint, format string, args ...any) {
-		out = append(out, &v1.AuditFinding{Kind: kind, What: what, Name: name, Instance: instance, Node: node, Message: fmt.Sprintf(format, args...), Hint: hint})
+		out = append(out, &v1.AuditFinding{Kind: kind, What: what, Name: name, Instance: instance, Node: node,
+			Message: fmt.Sprintf(format, args...), Hint: hint})
 	}
 	owner := map[string]*record{}
 	for i := range all {
@@ -115,10 +119,12 @@ func compare(node string, all []record, found []*v1.FoundInstance) []*v1.AuditFi
 		case f.GetKind() == "front":
 		case f.GetId() == "":
 			if !slices.ContainsFunc(all, func(r record) bool { return r.Imported && r.Node == node && r.Name == f.GetInstance() }) {
-				add("orphan", f.GetKind(), f.GetName(), f.GetInstance(), "infractl instance import "+node, "it looks like an instance, and was not made by infractl")
+				add("orphan", f.GetKind(), f.GetName(), f.GetInstance(), "infractl instance import "+node,
+					"it looks like an instance, and was not made by infractl")
 			}
 		case r == nil:
-			add("orphan", f.GetKind(), f.GetName(), f.GetInstance(), "look what it holds, then remove it on the host", "no instance has the id %s", f.GetId())
+			add("orphan", f.GetKind(), f.GetName(), f.GetInstance(), "look what it holds, then remove it on the host",
+				"no instance has the id %s", f.GetId())
 		case r.Node != node:
 			add("orphan", f.GetKind(), f.GetName(), r.Name, "look what it holds, then remove it on the host", "instance %s is on %s", r.Name, r.Node)
 		case f.GetInstance() != "" && f.GetInstance() != r.Name && f.GetKind() == "container":

@@ -102,7 +102,8 @@ func (l limits) check() error {
 	case l.PIDs < site.MinInstancePIDs || l.PIDs > site.MaxInstancePIDs:
 		return errs.New(errs.Invalid, "%d processes are not %d to %d", l.PIDs, site.MinInstancePIDs, site.MaxInstancePIDs)
 	case l.Disk < site.MinInstanceDisk || l.Disk > site.MaxInstanceDisk:
-		return errs.New(errs.Invalid, "disk space of %d MiB is not %d to %d MiB", l.Disk/mib, site.MinInstanceDisk/mib, uint64(site.MaxInstanceDisk/mib))
+		return errs.New(errs.Invalid, "disk space of %d MiB is not %d to %d MiB",
+			l.Disk/mib, site.MinInstanceDisk/mib, uint64(site.MaxInstanceDisk/mib))
 	}
 	return nil
 }

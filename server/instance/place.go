@@ -155,7 +155,8 @@ func (s *Instances) hosts(ctx context.Context, where *site.Site, named string, p
 		names = []string{named}
 	}
 	if len(names) == 0 {
-		return nil, errs.New(errs.Precondition, "no node carries such instances").WithHint("add nodes to the dolibarr section of the site file, and apply it")
+		return nil, errs.New(errs.Precondition, "no node carries such instances").
+			WithHint("add nodes to the dolibarr section of the site file, and apply it")
 	}
 	hosts := make([]host, 0, len(names))
 	for _, name := range names {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -45,7 +44,8 @@ func (s *Instances) purgeKind() operation.Kind {
 				return do(ctx, run, &rec)
 			}}
 		}
-		return []operation.Step{step("withdraw", s.doWithdraw), step("destroy", s.doDestroy), step("secrets", s.doForget), step("certificate", s.doCertify)}
+		return []operation.Step{step("withdraw", s.doWithdraw), step("destroy", s.doDestroy), step("secrets", s.doForget),
+			step("certificate", s.doCertify)}
 	})
 }
 
@@ -154,66 +154,6 @@ func (s *Instances) doCertify(ctx context.Context, run *operation.Run, rec *reco
 	s.audit(ctx, run.Operator(), "instance.purge", rec.Name, "ok", "certificate of destruction sha256:"+hex.EncodeToString(sum[:]))
 	run.Say("certificate: infractl instance show %s", rec.Name)
 	return nil
-}
-
-// certificate is the text of a certificate of destruction, in English and in French.
-func (s *Instances) certificate(rec *record, d *destroyed, run *operation.Run, now time.Time) string {
-	var b strings.Builder
-	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
-	day := func(t time.Time) string {
-		if t.IsZero() {
-			return "-"
-		}
-		return t.UTC().Format("2006-01-02 15:04:05 UTC")
-	}
-	list := func(items []string) {
-		if len(items) == 0 {
-			line("  -")
-		}
-		for _, item := range items {
-			line("  - %s", item)
-		}
-	}
-	domains := strings.Join(d.Domains, ", ")
-	line("CERTIFICATE OF DESTRUCTION\n")
-	line("Site: %s\nInstance: %s (id %s), Dolibarr %s\nCompany: %s\nNames: %s\nHost: %s", s.cfg.Site, rec.Name, rec.ID, rec.Version, dash(rec.Company), domains, rec.Node)
-	line("Created: %s, by %s\nSuspended: %s\nDestroyed: %s to %s\nOrdered by: %s, operation %s", day(rec.Created), rec.Operator, day(rec.Suspended),
-		day(d.Begun), day(d.Ended), run.Operator(), run.ID())
-	line("Method: containers, network, volumes and files were removed from the host; the secrets, those of the database among them, were erased from the server;")
-	line("the names were taken from the reverse proxy and from the DNS. Afterwards the host was searched again, and nothing was found.")
-	line("Scope: database, documents, added modules, configuration, secrets. infractl holds no backup, off-site copy or clone of this instance.")
-	line("Kept: this certificate, and the entries of the audit log, as evidence.")
-	line("Removed:")
-	list(d.Removed)
-	line("Inventory before (sha256 %s):", hashOf(d.Found))
-	list(d.Found)
-	line("Inventory after (sha256 %s): empty\nIssued: %s\n", hashOf(nil), day(now))
-	line("CERTIFICAT DE DESTRUCTION\n")
-	line("Site : %s\nInstance : %s (identifiant %s), Dolibarr %s\nSociété : %s\nNoms : %s\nHôte : %s", s.cfg.Site, rec.Name, rec.ID, rec.Version, dash(rec.Company), domains, rec.Node)
-	line("Créée le : %s, par %s\nSuspendue le : %s\nDétruite : du %s au %s\nSur ordre de : %s, opération %s", day(rec.Created), rec.Operator, day(rec.Suspended),
-		day(d.Begun), day(d.Ended), run.Operator(), run.ID())
-	line("Méthode : conteneurs, réseau, volumes et fichiers ont été supprimés de l'hôte ; les secrets, dont ceux de la base de données, ont été effacés du")
-	line("serveur ; les noms ont été retirés du mandataire inverse et du DNS. L'hôte a ensuite été fouillé de nouveau : rien n'a été trouvé.")
-	line("Périmètre : base de données, documents, modules ajoutés, configuration, secrets. infractl ne détient ni sauvegarde, ni copie hors site, ni clone de")
-	line("cette instance.\nConservés : ce certificat et les entrées du journal d'audit, à titre de preuve.")
-	line("Éléments supprimés : voir la liste « Removed » ci-dessus. Empreinte de l'inventaire avant : sha256 %s ; après : sha256 %s (vide).", hashOf(d.Found), hashOf(nil))
-	line("Délivré le : %s", day(now))
-	return b.String()
-}
-
-func dash(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return s
-}
-
-// hashOf identifies an inventory.
-func hashOf(parts []string) string {
-	parts = slices.Clone(parts)
-	slices.Sort(parts)
-	sum := sha256.Sum256([]byte(strings.Join(parts, "\n")))
-	return hex.EncodeToString(sum[:])
 }
 
 // disownKind forgets an instance that was made by the original scripts: its containers are left alone.

@@ -19,7 +19,8 @@ import (
 const (
 	// lookEvery is how often templates are looked at, and what is due is purged.
 	lookEvery = 15 * time.Second
-	// watchEvery is how often hosts are asked what they have of instances, the first time watchFirst after the server began. Their answers are kept for a day, as those of all tasks.
+	// watchEvery is how often hosts are asked what they have of instances, the first time watchFirst after the server began. Their
+	// answers are kept for a day, as those of all tasks.
 	watchEvery, watchFirst = 10 * time.Minute, time.Minute
 	// auditEvery is how often records are compared with reality; the first time auditFirst after the server began, so that one which is
 	// restarted every day audits too.
@@ -177,7 +178,8 @@ func (s *Instances) sweep(ctx context.Context) error {
 		}
 		switch left := r.PurgeAfter.Sub(now); {
 		case left <= 0:
-			op, err := s.engine.Start(ctx, operation.StartRequest{Kind: "instance.purge", Target: target(r.Name), Params: lifeParams{ID: r.ID}, Operator: "system"})
+			op, err := s.engine.Start(ctx, operation.StartRequest{Kind: "instance.purge", Target: target(r.Name),
+				Params: lifeParams{ID: r.ID}, Operator: "system"})
 			if errs.Is(err, errs.Conflict) {
 				continue // it is looked at again
 			}
@@ -211,7 +213,8 @@ func (s *Instances) dailyAudit(ctx context.Context) error {
 	if n := len(res.GetFindings()); n > 0 {
 		result = string(errs.Conflict)
 		for _, f := range res.GetFindings() {
-			s.cfg.Log.Warn("records and reality differ", "kind", f.GetKind(), "what", f.GetWhat(), "name", f.GetName(), "node", f.GetNode(), "instance", f.GetInstance())
+			s.cfg.Log.Warn("records and reality differ", "kind", f.GetKind(), "what", f.GetWhat(), "name", f.GetName(),
+				"node", f.GetNode(), "instance", f.GetInstance())
 		}
 	}
 	s.audit(ctx, "system", "instance.audit", "all", result, fmt.Sprintf("%d compared, %d differ", res.GetCompared(), len(res.GetFindings())))
@@ -264,7 +267,8 @@ func (s *Instances) Findings(ctx context.Context) ([]*v1.Finding, error) {
 				Hint: "infractl instance show " + i.GetName()})
 		case i.GetState() == v1.InstanceState_INSTANCE_STATE_ARCHIVED && i.GetPurgeAfter().AsTime().Sub(now) <= noticeBefore:
 			out = append(out, &v1.Finding{Severity: v1.Severity_SEVERITY_WARNING, Where: "instance " + i.GetName(),
-				Message: "it is purged after " + i.GetPurgeAfter().AsTime().Format(time.RFC3339), Hint: "infractl instance resume " + i.GetName() + " keeps it"})
+				Message: "it is purged after " + i.GetPurgeAfter().AsTime().Format(time.RFC3339),
+				Hint:    "infractl instance resume " + i.GetName() + " keeps it"})
 		}
 	})
 	s.mu.Lock()

@@ -143,8 +143,8 @@ func (s *Service) predicted(ctx context.Context, where *site.Site, p *createPara
 	if _, err := freeSubnet(where.InstancePool(), list, s.seenSubnets()); err != nil {
 		return nil, err
 	}
-	return &record{Name: p.Name, Node: node, Preprod: p.Preprod, Version: p.Version, AppImage: p.AppImage, DBImage: p.DBImage, Domains: p.Domains,
-		Limits: p.Limits, Timezone: p.Timezone, Language: p.Language, Company: p.Company, Cron: true, Admin: p.Admin, Modules: p.Modules}, nil
+	return &record{Name: p.Name, Node: node, Preprod: p.Preprod, Version: p.Version, AppImage: p.AppImage, DBImage: p.DBImage,
+		Domains: p.Domains, Limits: p.Limits, Timezone: p.Timezone, Language: p.Language, Company: p.Company, Cron: true, Admin: p.Admin, Modules: p.Modules}, nil
 }
 
 // plan says what a creation does, step by step.

@@ -32,7 +32,8 @@ func (s *Service) atRest(ctx context.Context, name string) (record, error) {
 	}
 	for _, op := range open {
 		if op.GetId() == rec.Operation || op.GetTarget() == target(rec.Name) {
-			return record{}, errs.New(errs.Conflict, "operation %s works on instance %s", op.GetId(), name).WithHint("infractl operation watch %s", op.GetId())
+			return record{}, errs.New(errs.Conflict, "operation %s works on instance %s", op.GetId(), name).
+				WithHint("infractl operation watch %s", op.GetId())
 		}
 	}
 	return rec, nil
@@ -45,7 +46,8 @@ func modeIs(rec *record, hint string, modes ...v1.InstanceMode) error {
 		return errs.New(errs.Precondition, "instance %s was made by the original scripts: its containers are not managed", rec.Name).
 			WithHint("infractl instance show %s", rec.Name)
 	case !rec.Made:
-		return errs.New(errs.Precondition, "instance %s was never made to its end", rec.Name).WithHint("infractl instance purge %s --early", rec.Name)
+		return errs.New(errs.Precondition, "instance %s was never made to its end", rec.Name).
+			WithHint("infractl instance purge %s --early", rec.Name)
 	case !slices.Contains(modes, rec.Mode):
 		word := strings.ToLower(strings.TrimPrefix(rec.Mode.String(), "INSTANCE_MODE_"))
 		return errs.New(errs.Precondition, "instance %s is %s", rec.Name, word).WithHint("%s", hint)
@@ -148,7 +150,8 @@ func (s *Service) changed(ctx context.Context, where *site.Site, rec *record, re
 	}
 	for _, d := range req.GetRemoveDomains() {
 		if d == where.InstanceDomain(rec.Name) {
-			return nil, errs.New(errs.Invalid, "%s is the name that every instance has, it stays", d).WithHint("infractl instance rename %s NEW", rec.Name)
+			return nil, errs.New(errs.Invalid, "%s is the name that every instance has, it stays", d).
+				WithHint("infractl instance rename %s NEW", rec.Name)
 		}
 		if !slices.Contains(to.Domains, d) {
 			return nil, errs.New(errs.Invalid, "instance %s has no name %.260q", rec.Name, d).WithHint("infractl instance show %s", rec.Name)
@@ -167,11 +170,11 @@ func (s *Service) changed(ctx context.Context, where *site.Site, rec *record, re
 	if err != nil {
 		return nil, err
 	}
-	return &to, errs.Join(clash(where, "", add, list, rec.ID), checkLanguage(to.Language), to.Limits.check(), s.grows(ctx, where, rec, to.Limits, list))
+	return &to, errs.Join(clash(where, "", add, list, rec.ID), checkLanguage(to.Language), to.Limits.check(), s.grows(ctx, rec, to.Limits, list))
 }
 
 // grows refuses a memory limit for which the host has no room.
-func (s *Service) grows(ctx context.Context, where *site.Site, rec *record, to limits, list []record) error {
+func (s *Service) grows(ctx context.Context, rec *record, to limits, list []record) error {
 	if to.Memory <= rec.Limits.Memory {
 		return nil
 	}
@@ -364,7 +367,8 @@ func (s *Service) newPassword(ctx context.Context, rec *record, name string) err
 	if err != nil {
 		return err
 	}
-	if _, err := s.task(ctx, &now, taskLimit, &v1.InstanceTask{Action: &v1.InstanceTask_Password{Password: &v1.PasswordInstance{}}}); err != nil {
+	task := &v1.InstanceTask{Action: &v1.InstanceTask_Password{Password: &v1.PasswordInstance{}}}
+	if _, err := s.task(ctx, &now, taskLimit, task); err != nil {
 		return err
 	}
 	// The host's copy of the secret follows; nobody has to wait for that.

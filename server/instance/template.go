@@ -162,7 +162,8 @@ func (s *Instances) refreshTemplates(ctx context.Context) error {
 		s.mu.Lock()
 		s.tried[t.name()] = attempt{t.Images, now}
 		s.mu.Unlock()
-		_, err = s.engine.Start(ctx, operation.StartRequest{Kind: "instance.template", Target: "template/" + t.name(), Params: t.templateParams, Operator: "system"})
+		_, err = s.engine.Start(ctx, operation.StartRequest{Kind: "instance.template", Target: "template/" + t.name(),
+			Params: t.templateParams, Operator: "system"})
 		if err != nil && !errs.Is(err, errs.Conflict) {
 			return err
 		}

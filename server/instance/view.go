@@ -74,7 +74,8 @@ func target(name string) string { return "instance/" + name }
 // show is an instance as operators see it.
 func (v *view) show(r *record) *v1.Instance {
 	out := &v1.Instance{
-		Name: r.Name, Id: r.ID, Node: r.Node, Preprod: r.Preprod, Version: r.Version, Limits: r.Limits.toProto(), Cron: r.Cron, Language: r.Language,
+		Name: r.Name, Id: r.ID, Node: r.Node, Preprod: r.Preprod, Version: r.Version, Limits: r.Limits.toProto(),
+		Cron: r.Cron, Language: r.Language,
 		Company: r.Company, Created: stamp(r.Created), Operator: r.Operator, SuspendedAt: stamp(r.Suspended), PurgeAfter: stamp(r.PurgeAfter),
 		OperationId: r.Operation, Modules: slices.Clone(r.Modules), AdminLogin: r.Admin,
 	}
@@ -112,7 +113,8 @@ func (v *view) state(r *record) (v1.InstanceState, string) {
 	}
 	switch {
 	case !r.Made:
-		return v1.InstanceState_INSTANCE_STATE_BROKEN, "its creation was given up, and what was made of it may be left: infractl instance purge " + r.Name + " --early"
+		return v1.InstanceState_INSTANCE_STATE_BROKEN, "its creation was given up, and what was made of it may be left: infractl instance purge " +
+			r.Name + " --early"
 	case r.Mode == suspended:
 		return v1.InstanceState_INSTANCE_STATE_SUSPENDED, ""
 	case r.Mode == archived:
