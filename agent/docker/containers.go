@@ -2,12 +2,12 @@ package docker
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/docker/docker/api/types/container"
-	"github.com/docker/docker/api/types/filters"
 
 	"github.com/infractl/infractl/internal/errs"
 )
@@ -44,6 +44,8 @@ type Container struct {
 	Health string
 	// Created is when it was made, to the second.
 	Created time.Time
+	// Networks are the names of those that it is in, sorted.
+	Networks []string
 }
 
 // Project is the stack that the container belongs to; empty for one that Compose did not make.
@@ -84,11 +86,7 @@ type Detail struct {
 func (e *Engine) Containers(ctx context.Context, labels ...string) ([]Container, error) {
 	ctx, cancel := context.WithTimeout(ctx, e.timeout)
 	defer cancel()
-	args := filters.NewArgs()
-	for _, l := range labels {
-		args.Add("label", l)
-	}
-	raw, err := e.client.ContainerList(ctx, container.ListOptions{All: true, Filters: args})
+	raw, err := e.client.ContainerList(ctx, container.ListOptions{All: true, Filters: labelled(labels)})
 	if err != nil {
 		return nil, e.failed("list containers", err)
 	}
@@ -98,6 +96,9 @@ func (e *Engine) Containers(ctx context.Context, labels ...string) ([]Container,
 		c := Container{ID: r.ID, Image: r.Image, ImageID: r.ImageID, Labels: r.Labels, State: r.State, Status: r.Status,
 			Health: healthOf(r.Status), Created: time.Unix(r.Created, 0)}
 		c.Name = ownName(r.Names)
+		if r.NetworkSettings != nil {
+			c.Networks = slices.Sorted(maps.Keys(r.NetworkSettings.Networks))
+		}
 		list = append(list, c)
 	}
 	slices.SortFunc(list, func(a, b Container) int { return strings.Compare(a.Name, b.Name) })
