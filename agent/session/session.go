@@ -58,6 +58,12 @@ type Stacks interface {
 	Report(ctx context.Context) *v1.ContainersReport
 }
 
+// Instances are the Dolibarr instances of this host; agent/provider/dolibarr implements it.
+type Instances interface {
+	// Do does something once with an instance. It bounds the time by itself.
+	Do(ctx context.Context, task *v1.InstanceTask) (*v1.InstanceResult, error)
+}
+
 // Observed is what changes on a host by itself. Both are nil where there is nothing to tell.
 type Observed interface {
 	// Clock is how well the host keeps time, coarsely.
@@ -104,6 +110,8 @@ type Config struct {
 	Facts func(context.Context) *v1.HostFacts
 	// Stacks restarts container stacks and says how they are; nil where nothing is managed.
 	Stacks Stacks
+	// Instances works on Dolibarr instances; nil where nothing is managed.
+	Instances Instances
 	// Observed are clock and router; nil on a probe.
 	Observed Observed
 	// Consoles carries logs and commands; nil on a probe.
@@ -170,7 +178,7 @@ func New(ctx context.Context, cfg Config) (*Session, error) {
 	if cfg.Stacks != nil {
 		s.reporter.containers = cfg.Stacks.State
 	}
-	s.tasks = &tasks{journal: journal, engine: cfg.Engine, prober: cfg.Prober, usage: cfg.Usage, stacks: cfg.Stacks,
+	s.tasks = &tasks{journal: journal, engine: cfg.Engine, prober: cfg.Prober, usage: cfg.Usage, stacks: cfg.Stacks, instances: cfg.Instances,
 		consoles: cfg.Consoles, open: s.openConsole, confirm: confirmer{s}, clock: s.clock,
 		log: cfg.Log, running: map[string]bool{}, ctx: ctx, changed: func(kind string) {
 			s.lookAtStacks(ctx, kind)

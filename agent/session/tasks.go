@@ -27,23 +27,25 @@ const (
 
 // Kinds of work, as the journal and errors name them.
 const (
-	kindApply   = "apply"
-	kindPlan    = "plan"
-	kindProbe   = "probe"
-	kindListen  = "listen"
-	kindRestart = "restart"
-	kindUsage   = "usage"
-	kindAttach  = "attach"
+	kindApply    = "apply"
+	kindPlan     = "plan"
+	kindProbe    = "probe"
+	kindListen   = "listen"
+	kindRestart  = "restart"
+	kindUsage    = "usage"
+	kindAttach   = "attach"
+	kindInstance = "instance"
 )
 
 // tasks runs what the server asks for. It outlives sessions: work goes on when one breaks, and its result goes out on the
 // next.
 type tasks struct {
-	journal *journal
-	engine  Engine
-	prober  Prober
-	usage   func(context.Context, *v1.UsageTask) (*v1.UsageResult, error)
-	stacks  Stacks
+	journal   *journal
+	engine    Engine
+	prober    Prober
+	usage     func(context.Context, *v1.UsageTask) (*v1.UsageResult, error)
+	stacks    Stacks
+	instances Instances
 	// consoles carries logs and commands over streams that open opens.
 	consoles Consoles
 	open     func(context.Context) (AttachStream, func(), error)
@@ -179,6 +181,8 @@ func kindOf(task *v1.Task) string {
 		return kindUsage
 	case *v1.Task_Attach:
 		return kindAttach
+	case *v1.Task_Instance:
+		return kindInstance
 	}
 	return ""
 }
@@ -199,6 +203,8 @@ func (t *tasks) start(task *v1.Task) error {
 		return errs.New(errs.Denied, "this agent is a probe and has no consoles")
 	case t.stacks == nil && kind == kindRestart:
 		return errs.New(errs.Denied, "this agent manages no container stacks")
+	case t.instances == nil && kind == kindInstance:
+		return errs.New(errs.Denied, "this agent manages no Dolibarr instances")
 	case t.engine == nil && (kind == kindApply || kind == kindPlan), t.usage == nil && kind == kindUsage:
 		return errs.New(errs.Denied, "this agent is a probe and manages nothing")
 	}
@@ -302,10 +308,22 @@ func (t *tasks) work(task *v1.Task) (result *v1.TaskResult, err error) {
 		}
 		return result, err
 	}
-	if work, ok := task.GetWork().(*v1.Task_Restart); ok {
+	return t.workInside(task, result)
+}
+
+// workInside does what concerns containers.
+func (t *tasks) workInside(task *v1.Task, result *v1.TaskResult) (*v1.TaskResult, error) {
+	switch work := task.GetWork().(type) {
+	case *v1.Task_Restart:
 		out, err := t.stacks.RestartStack(t.ctx, work.Restart)
 		if out != nil {
 			result.Outcome = &v1.TaskResult_Restart{Restart: out}
+		}
+		return result, err
+	case *v1.Task_Instance:
+		out, err := t.instances.Do(t.ctx, work.Instance)
+		if out != nil {
+			result.Outcome = &v1.TaskResult_Instance{Instance: out}
 		}
 		return result, err
 	}
