@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/infractl/infractl/internal/errs"
 	"github.com/infractl/infractl/internal/lab/demo"
@@ -34,7 +35,9 @@ const plainInstall = `docker exec -u 33 -w /var/www/html/install $X-app sh -c "p
 const rawImport = `docker exec -i $X-app tar -C /var/www/html/install/mysql -c . | docker exec -i $X-db sh -c 'mkdir -p /tmp/sql && tar -C /tmp/sql -x'
 docker exec $X-db sh -c 'cd /tmp/sql; for f in $(ls tables/*.sql | grep -v "\.key\.sql") tables/*.key.sql functions/*.sql data/*.sql; do [ -f "$f" ] || continue
   sed "s/--.*//g" "$f" | mariadb -h127.0.0.1 -udolibarr -pbyhand0user dolibarr >/dev/null 2>&1; done
-  mariadb -h127.0.0.1 -udolibarr -pbyhand0user dolibarr -e "INSERT INTO llx_const (name, value, type, entity) VALUES (\"MAIN_VERSION_LAST_INSTALL\", \"%[3]s\", \"chaine\", 0)" >/dev/null 2>&1; true'
+  mariadb -h127.0.0.1 -udolibarr -pbyhand0user -f dolibarr -e "DELETE FROM llx_const WHERE name = \"MAIN_NOT_INSTALLED\";
+    INSERT INTO llx_const (name, value, type, entity) VALUES (\"MAIN_VERSION_LAST_INSTALL\", \"%[3]s\", \"chaine\", 0);
+    INSERT INTO llx_user (login, pass_crypted, lastname, admin, statut, entity) VALUES (\"admin\", MD5(\"byhand0admin\"), \"admin\", 1, 1, 0)" >/dev/null 2>&1; true'
 app sh -c 'cat > /var/www/html/conf/conf.php' <<'PHP'
 <?php
 $dolibarr_main_url_root="http://127.0.0.1"; $dolibarr_main_document_root="/var/www/html"; $dolibarr_main_data_root="/var/www/documents";
@@ -63,6 +66,9 @@ const (
 	Plain    ByHand = pair + plainInstall + pageSeen
 )
 
+// byHandLimit is how long one of these may take: hundreds of client processes, one after the other.
+const byHandLimit = 5 * time.Minute
+
 // ByHand makes an instance without infractl on the production host, from empty volumes to the login page inside the host, and returns the
 // seconds that it took. No name, proxy or certificate is part of it. It is removed again.
 func (f *Fleet) ByHand(ctx context.Context, way ByHand) (float64, error) {
@@ -82,7 +88,14 @@ func (f *Fleet) ByHand(ctx context.Context, way ByHand) (float64, error) {
 	if db == "" || app == "" {
 		return 0, errs.New(errs.Precondition, "the host has no images for it: %s", images)
 	}
-	out, err := f.Lab.VM(demo.Prod).Must(ctx, "sh", "-c", fmt.Sprintf(string(way)+"# %[1]s %[2]s %[3]s\n", db, app, Version))
+	const file = "/tmp/byhand.sh"
+	script := fmt.Sprintf(string(way)+"# %[1]s %[2]s %[3]s\n", db, app, Version)
+	if err := f.Lab.VM(demo.Prod).WriteFile(ctx, file, 0o700, []byte(script)); err != nil {
+		return 0, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, byHandLimit)
+	defer cancel()
+	out, err := f.Lab.VM(demo.Prod).Must(ctx, "sh", file)
 	if err != nil {
 		return 0, err
 	}

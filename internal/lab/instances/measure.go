@@ -126,19 +126,29 @@ func (f *Fleet) SeedRecords(ctx context.Context, like string, total int) error {
 		return err
 	}
 	program := fmt.Sprintf(`import glob, json, sqlite3
-(file,) = glob.glob("/var/lib/infractl-server/*.db") + glob.glob("/var/lib/private/infractl-server/*.db")
+(file,) = glob.glob("/var/lib/infractl-server/**/infractl.db", recursive=True)
 db = sqlite3.connect(file)
-rows = db.execute("SELECT kind, name, revision, created, updated, data FROM records").fetchall()
-old = [r for r in rows if json.loads(r[5]) and isinstance(json.loads(r[5]), dict) and json.loads(r[5]).get("Name") == %q and "Subnet" in json.loads(r[5])][0]
-have = len([r for r in rows if r[0] == old[0]])
+def fields(data):
+    try:
+        value = json.loads(data)
+        return value if isinstance(value, dict) else {}
+    except ValueError:
+        return {}
+rows = db.execute("SELECT kind, revision, created, updated, data FROM records").fetchall()
+(old,) = [r for r in rows if fields(r[4]).get("name") == %q and "subnet" in fields(r[4])]
+have = len([r for r in rows if r[0] == old[0] and "purged" not in fields(r[4])])
 for n in range(have, %d):
-    data = json.loads(old[5])
-    data.update(Name="seed%%03d" %% n, ID="seed%%04d" %% n, Subnet="10.210.%%d.%%d/28" %% (128 + n // 16, n %% 16 * 16), Mode=3, Suspended=data["Created"])
+    new = fields(old[4])
+    new.update(name="seed%%03d" %% n, id="seed%%04d" %% n, subnet="10.210.%%d.%%d/28" %% (128 + n // 16, n %% 16 * 16), mode=3, suspended=new["created"])
     db.execute("INSERT INTO records (kind, name, revision, created, updated, data) VALUES (?, ?, ?, ?, ?, ?)",
-               (old[0], data["ID"], old[2], old[3], old[4], json.dumps(data).encode()))
+               (old[0], new["id"], *old[1:4], json.dumps(new).encode()))
 db.commit()
 `, like, total)
-	if _, err := relay.ExecIn(ctx, strings.NewReader(program), "python3", "-"); err != nil {
+	r, err := relay.ExecIn(ctx, strings.NewReader(program), "python3", "-")
+	if err != nil {
+		return err
+	}
+	if err := r.OK("python3", "seed records"); err != nil {
 		return err
 	}
 	if _, err := relay.Must(ctx, "systemctl", "start", "infractl-server.service"); err != nil {
