@@ -34,8 +34,8 @@ type createParams struct {
 }
 
 const (
-	// installsPerHost is how many installations run at once on a host: each keeps a core busy, and more of them would only slow the
-	// neighbours' pages down.
+	// installsPerHost is how many installations run at once on a host, if it has as many cores: each keeps one busy, and more of them
+	// would only slow the neighbours' pages down.
 	installsPerHost = 4
 	// installLimit is how long an installation may take when its turn has come: an old disk, a cold cache, a cold install.
 	installLimit = 10 * time.Minute
@@ -349,10 +349,11 @@ func rightVersion(res *v1.InstanceResult, rec *record, what string) error {
 
 // slot waits for its turn to install on a host.
 func (s *Instances) slot(ctx context.Context, run *operation.Run, node string) (leave func(), err error) {
+	cores := s.capacity(ctx, node).cores
 	s.mu.Lock()
 	slots := s.slots[node]
 	if slots == nil {
-		slots = make(chan struct{}, installsPerHost)
+		slots = make(chan struct{}, min(max(1, cores), installsPerHost))
 		s.slots[node] = slots
 	}
 	s.mu.Unlock()

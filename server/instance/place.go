@@ -36,6 +36,7 @@ const (
 type capacity struct {
 	memory   uint64
 	diskFree uint64
+	cores    int
 	measured time.Time
 	err      error
 }
@@ -213,7 +214,7 @@ func (s *Instances) capacity(ctx context.Context, name string) capacity {
 	}
 	res, err := s.usageOf(ctx, name, 10*time.Millisecond)
 	u := res.GetHost()
-	c = capacity{memory: u.GetMemoryLimitBytes(), measured: now, err: err}
+	c = capacity{memory: u.GetMemoryLimitBytes(), cores: int(u.GetCpus()), measured: now, err: err}
 	if u.GetDiskLimitBytes() > u.GetDiskBytes() {
 		c.diskFree = u.GetDiskLimitBytes() - u.GetDiskBytes()
 	}
