@@ -84,6 +84,10 @@ func watchArguments(dir string) func() (children int, leaks []string) {
 					continue
 				}
 				env, _ := os.ReadFile(filepath.Join(filepath.Dir(file), "environ"))
+				for _, arg := range strings.Split(string(args), "\x00") {
+					plain, _ := base64.StdEncoding.DecodeString(arg) // the input of a child
+					env = append(env, plain...)
+				}
 				if strings.Contains(string(args), "\x00_step\x00") {
 					seen[file] = true
 				}
