@@ -214,18 +214,9 @@ func (p *Provider) secretFiles(stack string) ([]string, error) {
 // pin makes every name that runs stand for the wanted image, and notes which one that is.
 func (p *Provider) pin(ctx context.Context, want *v1.StackSpec, next *record) error {
 	for _, i := range want.GetImages() {
-		id, err := p.engine.ImageID(ctx, i.GetUse())
-		if err != nil && !errs.Is(err, errs.NotFound) {
+		id, err := p.images.Pin(ctx, i)
+		if err != nil {
 			return err
-		}
-		if wanted := i.GetImageId(); wanted != "" && id != wanted {
-			if err := p.engine.TagImage(ctx, wanted, i.GetUse()); err != nil {
-				return errs.New(errs.CodeOf(err), "image %s is not on this host: %w", i.GetUse(), err).WithHint("infractl image push, then: infractl apply")
-			}
-			id = wanted
-		}
-		if id == "" {
-			return errs.New(errs.Precondition, "image %s is not on this host", i.GetUse()).WithHint("infractl image push, then: infractl apply")
 		}
 		next.IDs[i.GetUse()] = id
 	}

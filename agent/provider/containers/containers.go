@@ -18,6 +18,7 @@ import (
 
 	"github.com/infractl/infractl/agent/docker"
 	"github.com/infractl/infractl/agent/host"
+	"github.com/infractl/infractl/agent/images"
 	"github.com/infractl/infractl/agent/provider"
 	"github.com/infractl/infractl/internal/clock"
 	"github.com/infractl/infractl/internal/errs"
@@ -32,17 +33,12 @@ type Engine interface {
 	Logs(ctx context.Context, id string, o docker.LogOptions) (io.ReadCloser, error)
 	Start(ctx context.Context, id string) error
 	Restart(ctx context.Context, id string, grace time.Duration) error
-	ImageID(ctx context.Context, ref string) (string, error)
-	TagImage(ctx context.Context, id, ref string) error
-	LoadImage(ctx context.Context, archive io.Reader) error
-	PullImage(ctx context.Context, ref string) error
-	DataRoot(ctx context.Context) (string, error)
+	images.Engine
 }
 
 // Fetcher gets from the server what travels apart from the spec.
 type Fetcher interface {
-	// Image calls each for every part of an archive, from offset on, with the size of the whole.
-	Image(ctx context.Context, digest string, offset uint64, each func(size uint64, data []byte) error) error
+	images.Fetcher
 	// Secrets returns the values in the order of the references.
 	Secrets(ctx context.Context, refs []*v1.SecretRef) ([]*v1.SecretValue, error)
 }
@@ -71,12 +67,12 @@ type Config struct {
 
 // Provider implements provider.Provider for container stacks.
 type Provider struct {
-	cfg     Config
-	host    *host.Host
-	engine  Engine
-	log     hclog.Logger
-	dir     string
-	staging string
+	cfg    Config
+	host   *host.Host
+	engine Engine
+	log    hclog.Logger
+	dir    string
+	images *images.Images
 
 	mu       sync.Mutex
 	values   map[secretKey]secret.Value // staged secrets, until they are files
@@ -113,10 +109,14 @@ func New(cfg Config) *Provider {
 			cfg.Helper = filepath.Join(filepath.Dir(program), "infractl-compose")
 		}
 	}
-	return &Provider{cfg: cfg, host: cfg.Host, engine: cfg.Engine, log: cfg.Log, dir: cfg.Dir,
-		staging: path.Join(path.Dir(cfg.Dir), "images"), values: map[secretKey]secret.Value{}, repairs: map[string]*attempts{},
+	archives := images.New(images.Config{Host: cfg.Host, Engine: cfg.Engine, Fetcher: cfg.Fetcher, Log: cfg.Log,
+		Dir: path.Join(path.Dir(cfg.Dir), "images")})
+	return &Provider{cfg: cfg, host: cfg.Host, engine: cfg.Engine, log: cfg.Log, dir: cfg.Dir, images: archives, values: map[secretKey]secret.Value{}, repairs: map[string]*attempts{},
 		details: map[string]detail{}, problems: map[string]string{}}
 }
+
+// Images brings images onto the host, for other providers too.
+func (p *Provider) Images() *images.Images { return p.images }
 
 // Stages are the stages that the provider takes part in.
 func Stages() []provider.Stage { return []provider.Stage{provider.Services} }

@@ -227,7 +227,7 @@ func TestImageIsFetchedOverCutsAndChecked(t *testing.T) {
 		if fmt.Sprint(f.offsets) != "[0 40]" || string(e.loaded) != string(archive) {
 			t.Errorf("offsets = %v, loaded %q", f.offsets, e.loaded)
 		}
-		if left, _ := filepath.Glob(e.root + p.staging + "/*"); len(left) > 0 {
+		if left, _ := filepath.Glob(e.root + "/var/lib/infractl/images/*"); len(left) > 0 {
 			t.Errorf("left behind: %v", left)
 		}
 		f.offsets = nil
