@@ -5,6 +5,9 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
+
+	"github.com/docker/docker/api/types/image"
 
 	"github.com/infractl/infractl/internal/dolibarr"
 	"github.com/infractl/infractl/internal/dolibarr/imagebuild"
@@ -57,15 +60,24 @@ func (l *Lab) instanceImage(ctx context.Context, o imagebuild.Options) (string, 
 	if err != nil {
 		return "", errs.Wrap("build the image "+o.Tag, err)
 	}
-	file := filepath.Join(l.cfg.CacheDir, "instance-"+o.Kind+"-"+hash+".tar")
+	prefix := filepath.Join(l.cfg.CacheDir, "instance-"+strings.NewReplacer("/", "-", ":", "-").Replace(o.Tag)+"-")
+	file := prefix + hash + ".tar"
 	if _, err := os.Stat(file); err == nil {
 		return file, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, buildLimit)
 	defer cancel()
 	l.say("building the image " + o.Tag)
+	former, _ := l.engine.ImageInspect(ctx, o.Tag)
 	if err := imagebuild.Build(ctx, l.engine, o, nil); err != nil {
 		return "", err
+	}
+	if now, err := l.engine.ImageInspect(ctx, o.Tag); err == nil && former.ID != "" && former.ID != now.ID {
+		_, _ = l.engine.ImageRemove(ctx, former.ID, image.RemoveOptions{}) // the engine keeps what is in use
+	}
+	old, _ := filepath.Glob(prefix + "*.tar")
+	for _, name := range old {
+		_ = os.Remove(name)
 	}
 	return file, errs.Wrap("save the image "+o.Tag, l.saveImage(ctx, o.Tag, file))
 }
