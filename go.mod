@@ -185,3 +185,4 @@ require (
 )
 
 replace github.com/alecthomas/kingpin/v2 => ./third_party/kingpin
+replace go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp => ./third_party/otelhttp

@@ -290,6 +290,9 @@ func (a *App) session(ctx context.Context) error {
 	if a.providers.Stacks != nil {
 		cfg.Stacks = a.providers.Stacks
 	}
+	if a.providers.Instances != nil {
+		cfg.Instances = a.providers.Instances
+	}
 	s, err := session.New(ctx, cfg)
 	if err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 	"github.com/infractl/infractl/agent/provider/accounts"
 	"github.com/infractl/infractl/agent/provider/containers"
 	"github.com/infractl/infractl/agent/provider/dns"
+	"github.com/infractl/infractl/agent/provider/dolibarr"
 	"github.com/infractl/infractl/agent/provider/firewall"
 	"github.com/infractl/infractl/agent/provider/packages"
 	"github.com/infractl/infractl/agent/provider/proxy"
@@ -35,6 +36,8 @@ type Providers struct {
 	Stacks *Stacks
 	// Proxy goes on with the queue of certificates; nil where nothing is managed.
 	Proxy *proxy.Provider
+	// Instances are the Dolibarr instances; nil where nothing is managed.
+	Instances *dolibarr.Provider
 	// Router tells how the router is; nil where the host is none that we know.
 	Router Router
 }
@@ -58,10 +61,13 @@ func NewProviders(h *host.Host, log hclog.Logger) *Providers {
 	stacks := newStacks(h, log)
 	nat := router.New(router.Config{Host: h, Log: log.Named("router")})
 	front := proxy.New(proxy.Config{Host: h, Fetcher: stacks.fetcher, Log: log.Named("proxy")})
+	instances := dolibarr.New(dolibarr.Config{Host: h, Engine: stacks.Engine, Images: stacks.Images(), Fetcher: stacks.fetcher,
+		Log: log.Named("dolibarr")})
 	return &Providers{
-		Proxy:  front,
-		Stacks: stacks,
-		Router: nat,
+		Proxy:     front,
+		Stacks:    stacks,
+		Instances: instances,
+		Router:    nat,
 		Bound: []provider.Bound{
 			linuxOnly{},
 			provider.Bind(packages.New(packages.Config{Host: h, Log: log.Named("packages")}),
@@ -81,6 +87,8 @@ func NewProviders(h *host.Host, log hclog.Logger) *Providers {
 			provider.Bind(stacks.Provider,
 				func(s *v1.HostSpec) (*v1.ContainersSpec, bool) { return s.GetContainers(), s.GetContainers() != nil },
 				containers.Stages()...),
+			provider.Bind(instances,
+				func(s *v1.HostSpec) (*v1.DolibarrSpec, bool) { return s.GetDolibarr(), s.GetDolibarr() != nil }, dolibarr.Stages()...),
 			provider.Bind(dns.New(dns.Config{Host: h, Fetcher: stacks.fetcher, Log: log.Named("dns")}),
 				func(s *v1.HostSpec) (*v1.DnsSpec, bool) { return s.GetDns(), s.GetDns() != nil }, dns.Stages()...),
 			provider.Bind(front,

@@ -35,6 +35,7 @@ func (a *App) upkeep(ctx context.Context) {
 		}
 		a.repair(ctx)
 		a.keepStacks(ctx)
+		a.keepInstances(ctx)
 		a.keepProxy(ctx)
 		if time.Now().Before(nextDrift) {
 			continue

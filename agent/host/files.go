@@ -180,6 +180,26 @@ func (h *Host) Mkdir(path string, mode fs.FileMode) error {
 	return nil
 }
 
+// OwnDir makes a folder with its parents, and makes its mode and owner be those.
+func (h *Host) OwnDir(path string, mode fs.FileMode, uid, gid int) error {
+	if err := h.Mkdir(path, mode); err != nil {
+		return err
+	}
+	info, err := os.Stat(h.Path(path))
+	if err != nil {
+		return errs.Wrap("make folder "+path, err)
+	}
+	if info.Mode().Perm() != mode {
+		if err := os.Chmod(h.Path(path), mode); err != nil {
+			return errs.Wrap("make folder "+path, err)
+		}
+	}
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	return errs.Wrap("make folder "+path, os.Chown(h.Path(path), uid, gid))
+}
+
 // RemoveAll removes a folder with all that is in it.
 func (h *Host) RemoveAll(path string) error {
 	if err := h.fault("remove " + path); err != nil {

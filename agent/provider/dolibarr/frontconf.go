@@ -1,0 +1,171 @@
+package dolibarr
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/pages"
+	v1 "github.com/infractl/infractl/proto/infractl/v1"
+)
+
+const (
+	// frontSocket is Caddy's admin endpoint, inside its container: no address of any network has one.
+	frontSocket = "unix//run/caddy/admin.sock"
+	// frontPort is where Caddy listens inside its container.
+	frontPort = 80
+	// healthPath answers "ok" and the digest of the configuration that runs.
+	healthPath = "/.infractl/health"
+)
+
+// hidden are paths that nobody may ask for from outside: the installer answers even where it is locked, and conf.php lies beside the code.
+var hidden = []string{"/install*", "/conf", "/conf/*"}
+
+// domainForm keeps wildcards and the placeholders of Caddy out of its configuration.
+var domainForm = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$`)
+
+type object = map[string]any
+
+// frontConfig makes Caddy's configuration of a host's front, and the digest that its health answer carries. Errors: Invalid for a domain
+// that is none or that two instances have.
+func frontConfig(spec *v1.DolibarrSpec) (config []byte, digest string, err error) {
+	trusted, err := trustedRanges(spec.GetFront().GetTrustedProxies())
+	if err != nil {
+		return nil, "", err
+	}
+	routes, failures, err := frontRoutes(spec.GetInstances(), trusted)
+	if err != nil {
+		return nil, "", err
+	}
+	text, err := json.Marshal([]any{routes, failures})
+	if err != nil {
+		return nil, "", errs.Wrap("write the front's configuration", err)
+	}
+	sum := sha256.Sum256(text)
+	digest = hex.EncodeToString(sum[:8])
+	health := object{"match": []any{object{"path": []string{healthPath}}}, "terminal": true, "handle": []any{plain(200, healthBody(digest))}}
+	server := object{
+		"listen": []string{":80"}, "protocols": []string{"h1"}, "automatic_https": object{"disable": true},
+		"read_header_timeout": int64(30e9), "idle_timeout": int64(120e9),
+		"routes": slices.Concat([]any{health}, routes, []any{object{"handle": []any{plain(404, "This name is not served here.\n")}}}),
+		"errors": object{"routes": failures},
+	}
+	text, err = json.MarshalIndent(object{
+		"admin": object{"listen": frontSocket, "config": object{"persist": false}},
+		"apps":  object{"http": object{"servers": object{"front": server}}},
+	}, "", " ")
+	return append(text, '\n'), digest, errs.Wrap("write the front's configuration", err)
+}
+
+func healthBody(digest string) string { return "ok " + digest + "\n" }
+
+// trustedRanges are the addresses whose X-Forwarded headers count. Caddy drops those of all others.
+func trustedRanges(list []string) ([]string, error) {
+	out := []string{}
+	for _, text := range list {
+		prefix, err := netip.ParsePrefix(text)
+		if err != nil {
+			addr, err := netip.ParseAddr(text)
+			if err != nil {
+				return nil, errs.New(errs.Invalid, "%.60q is no address of a trusted proxy", text)
+			}
+			prefix = netip.PrefixFrom(addr, addr.BitLen())
+		}
+		out = append(out, prefix.Masked().String())
+	}
+	return out, nil
+}
+
+// frontRoutes are one route for each instance, and what is shown when an application does not answer.
+func frontRoutes(instances []*v1.InstanceSpec, trusted []string) (routes, failures []any, err error) {
+	routes, failures = []any{}, []any{}
+	owner, hosts := map[string]string{}, map[string][]string{}
+	for _, inst := range instances {
+		for _, domain := range inst.GetDomains() {
+			if !domainForm.MatchString(domain) || len(domain) > 253 {
+				return nil, nil, errs.New(errs.Invalid, "instance %s: %.80q is no domain", inst.GetName(), domain)
+			}
+			if other, taken := owner[domain]; taken {
+				return nil, nil, errs.New(errs.Invalid, "instance %s: %s belongs to instance %s, too", inst.GetName(), domain, other)
+			}
+			owner[domain] = inst.GetName()
+		}
+		if len(inst.GetDomains()) == 0 {
+			continue
+		}
+		handle, err := answers(inst, trusted)
+		if err != nil {
+			return nil, nil, err
+		}
+		routes = append(routes, object{"match": []any{object{"host": inst.GetDomains()}}, "terminal": true,
+			"handle": []any{object{"handler": "subroute", "routes": handle}}})
+		if inst.GetMode() == v1.InstanceMode_INSTANCE_MODE_RUNNING {
+			hosts[inst.GetLanguage()] = append(hosts[inst.GetLanguage()], inst.GetDomains()...)
+		}
+	}
+	const down = "{http.error.status_code} in [502, 503, 504]"
+	for _, language := range []string{"en", "fr", ""} {
+		page, err := shown(pages.Page{Kind: pages.Unreachable, Language: language})
+		if err != nil {
+			return nil, nil, err
+		}
+		match := object{"expression": down}
+		if language != "" {
+			if len(hosts[language]) == 0 {
+				continue
+			}
+			match["host"] = hosts[language]
+		}
+		failures = append(failures, object{"match": []any{match}, "terminal": true, "handle": []any{page}})
+	}
+	return routes, failures, nil
+}
+
+// answers are the routes of one instance. The Host header goes on as it came: Dolibarr makes its links of it.
+func answers(inst *v1.InstanceSpec, trusted []string) ([]any, error) {
+	routes := []any{object{"match": []any{object{"path": hidden}}, "terminal": true, "handle": []any{plain(404, "Not found.\n")}}}
+	var page pages.Page
+	switch inst.GetMode() {
+	case v1.InstanceMode_INSTANCE_MODE_RUNNING:
+		return append(routes, object{"handle": []any{object{"handler": "reverse_proxy", "trusted_proxies": trusted,
+			"transport": object{"protocol": "http", "dial_timeout": int64(5e9), "keep_alive": object{"max_idle_conns_per_host": 4}},
+			"upstreams": []any{object{"dial": containerName(inst.GetId(), "app") + ":80"}}}}}), nil
+	case v1.InstanceMode_INSTANCE_MODE_CLOSED:
+		page = pages.Page{Kind: pages.Maintenance, Language: inst.GetLanguage()}
+	default:
+		page = pages.Page{Kind: pages.Suspended, Language: inst.GetLanguage()}
+	}
+	static, err := shown(page)
+	return append(routes, object{"handle": []any{static}}), err
+}
+
+// shown answers with a page.
+func shown(page pages.Page) (object, error) {
+	body, err := page.Render()
+	if err != nil {
+		return nil, err
+	}
+	headers := object{}
+	for k, v := range page.Headers() {
+		headers[k] = []string{v}
+	}
+	return object{"handler": "static_response", "status_code": pages.Status, "headers": headers, "body": string(body)}, nil
+}
+
+func plain(status int, body string) object {
+	return object{"handler": "static_response", "status_code": status, "body": body,
+		"headers": object{"Content-Type": []string{"text/plain; charset=utf-8"}, "Cache-Control": []string{"no-store"}}}
+}
+
+// mainDomain is the name that people open.
+func mainDomain(inst *v1.InstanceSpec) string {
+	if len(inst.GetDomains()) == 0 {
+		return ""
+	}
+	return strings.ToLower(inst.GetDomains()[0])
+}

@@ -1,0 +1,89 @@
+package dolibarr
+
+import (
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/infractl/infractl/internal/errs"
+	v1 "github.com/infractl/infractl/proto/infractl/v1"
+)
+
+var updateFront = flag.Bool("update-front", false, "write the front's golden files anew")
+
+func frontInstance(name, id, language string, mode v1.InstanceMode) *v1.InstanceSpec {
+	return &v1.InstanceSpec{Name: name, Id: id, Mode: mode, Language: language, Domains: []string{name + ".example.test", "www." + name + ".test"}}
+}
+
+func frontSpec(instances ...*v1.InstanceSpec) *v1.DolibarrSpec {
+	return &v1.DolibarrSpec{Instances: instances, Front: &v1.FrontSpec{ListenAddresses: []string{"10.0.10.20"}, Port: 80,
+		Image: &v1.StackImage{Use: "infractl/front:1"}, TrustedProxies: []string{"10.0.10.5"}}}
+}
+
+func TestFrontConfig(t *testing.T) {
+	for name, spec := range map[string]*v1.DolibarrSpec{
+		"none": frontSpec(),
+		"modes": frontSpec(frontInstance("acme", "aaaaaaaa", "fr", v1.InstanceMode_INSTANCE_MODE_RUNNING),
+			frontInstance("closed", "bbbbbbbb", "en", v1.InstanceMode_INSTANCE_MODE_CLOSED),
+			frontInstance("gone", "cccccccc", "", v1.InstanceMode_INSTANCE_MODE_ARCHIVED),
+			frontInstance("late", "dddddddd", "fr", v1.InstanceMode_INSTANCE_MODE_SUSPENDED)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, digest, err := frontConfig(spec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !json.Valid(got) || !strings.Contains(string(got), digest) {
+				t.Errorf("digest %s does not stand in the configuration", digest)
+			}
+			file := filepath.Join("testdata", "front-"+name+".json")
+			if *updateFront {
+				if err := os.WriteFile(file, got, 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(string(want), string(got)); d != "" {
+				t.Errorf("(-want +got):\n%s", d)
+			}
+		})
+	}
+}
+
+func TestFrontConfigRefuses(t *testing.T) {
+	bad := func(change func(*v1.DolibarrSpec)) *v1.DolibarrSpec {
+		s := frontSpec(frontInstance("acme", "aaaaaaaa", "fr", v1.InstanceMode_INSTANCE_MODE_RUNNING))
+		change(s)
+		return s
+	}
+	for name, spec := range map[string]*v1.DolibarrSpec{
+		"a placeholder":         bad(func(s *v1.DolibarrSpec) { s.Instances[0].Domains[0] = "{env.SECRET}" }),
+		"a wildcard":            bad(func(s *v1.DolibarrSpec) { s.Instances[0].Domains[0] = "*.example.test" }),
+		"a domain of two":       bad(func(s *v1.DolibarrSpec) { s.Instances[0].Domains[0] = s.Instances[0].Domains[1] }),
+		"a proxy of no address": bad(func(s *v1.DolibarrSpec) { s.Front.TrustedProxies = []string{"proxy"} }),
+	} {
+		if _, _, err := frontConfig(spec); !errs.Is(err, errs.Invalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestFrontDigestFollowsTheWish(t *testing.T) {
+	running := frontInstance("acme", "aaaaaaaa", "fr", v1.InstanceMode_INSTANCE_MODE_RUNNING)
+	_, a, err := frontConfig(frontSpec(running))
+	if err != nil {
+		t.Fatal(err)
+	}
+	suspended := frontInstance("acme", "aaaaaaaa", "fr", v1.InstanceMode_INSTANCE_MODE_SUSPENDED)
+	if _, b, err := frontConfig(frontSpec(suspended)); err != nil || a == b {
+		t.Errorf("%s and %s: %v", a, b, err)
+	}
+}

@@ -1,0 +1,206 @@
+package dolibarr
+
+import (
+	"context"
+	"encoding/json"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/infractl/infractl/agent/docker"
+	"github.com/infractl/infractl/agent/host"
+	"github.com/infractl/infractl/internal/dolibarr"
+	"github.com/infractl/infractl/internal/errs"
+	v1 "github.com/infractl/infractl/proto/infractl/v1"
+)
+
+// ensureNetwork makes an instance's own network. One of its name with another prefix is of a former life and goes.
+func (p *Provider) ensureNetwork(ctx context.Context, inst *v1.InstanceSpec) error {
+	list, err := p.engine.Networks(ctx, LabelID+"="+inst.GetId())
+	if err != nil {
+		return err
+	}
+	for _, n := range list {
+		if n.Name == networkName(inst.GetId()) && (n.Subnet == inst.GetSubnet() || inst.GetSubnet() == "") {
+			return nil
+		}
+	}
+	return p.engine.CreateNetwork(ctx, networkName(inst.GetId()), inst.GetSubnet(), labels(inst, "network"))
+}
+
+func (p *Provider) ensureVolumes(ctx context.Context, inst *v1.InstanceSpec) error {
+	for _, part := range volumeParts {
+		if err := p.engine.CreateVolume(ctx, volumeName(inst.GetId(), part), labels(inst, part)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ensureConf makes the folder of conf.php, which the tool writes as the web user.
+func (p *Provider) ensureConf(id string) error {
+	return p.host.OwnDir(p.confDir(id), 0o750, dolibarr.WebUser, dolibarr.WebUser)
+}
+
+// writeTool makes the tool be in its place; it is the same for all instances.
+func (p *Provider) writeTool(context.Context, *v1.InstanceSpec) error {
+	p.toolMu.Lock()
+	defer p.toolMu.Unlock()
+	tool := dolibarr.Tool()
+	return fs.WalkDir(tool, ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		data, err := fs.ReadFile(tool, name)
+		if err != nil {
+			return errs.Wrap("read the tool", err)
+		}
+		_, err = p.host.WriteFile(path.Join(p.toolDir(), path.Base(name)), data, 0o444)
+		return err
+	})
+}
+
+// secretName is the last part of a reference's name.
+func secretName(ref *v1.SecretRef) string { return path.Base(ref.GetName()) }
+
+// writeSecrets fetches the versions that are not on the disk and writes them.
+func (p *Provider) writeSecrets(ctx context.Context, inst *v1.InstanceSpec) error {
+	rec, err := p.readRecord(inst.GetId())
+	if err != nil {
+		return err
+	}
+	var need []*v1.SecretRef
+	for _, ref := range inst.GetSecrets() {
+		if !slices.Contains(secretNames, secretName(ref)) {
+			return errs.New(errs.Invalid, "%.80q is no secret of an instance", ref.GetName())
+		}
+		if rec.Secrets[secretName(ref)] != ref.GetVersion() || !p.host.Exists(path.Join(p.secretsDir(inst.GetId()), secretName(ref))) {
+			need = append(need, ref)
+		}
+	}
+	if len(need) == 0 {
+		return nil
+	}
+	if p.cfg.Fetcher == nil {
+		return errs.New(errs.Unavailable, "there is no connection to the server")
+	}
+	values, err := p.cfg.Fetcher.Secrets(ctx, need)
+	if err != nil {
+		return errs.Wrap("fetch secrets", err)
+	}
+	if len(values) != len(need) {
+		return errs.New(errs.Internal, "the server gave %d of %d secrets", len(values), len(need))
+	}
+	for i, v := range values {
+		if v.GetName() != need[i].GetName() || v.GetVersion() != need[i].GetVersion() {
+			return errs.New(errs.Internal, "the server gave another secret than %s", need[i].GetName())
+		}
+		if err := p.writeSecret(inst.GetId(), secretName(need[i]), v.GetValue()); err != nil {
+			return err
+		}
+		rec.Secrets[secretName(need[i])] = need[i].GetVersion()
+	}
+	return p.writeRecord(inst.GetId(), rec)
+}
+
+// writeSecret writes one secret: for the database's container, which starts as root, and for the web user what the tool needs.
+func (p *Provider) writeSecret(id, name string, value []byte) error {
+	if err := p.host.OwnDir(p.secretsDir(id), 0o700, p.uid, p.gid); err != nil {
+		return err
+	}
+	if err := p.host.OwnDir(p.webSecretsDir(id), 0o500, dolibarr.WebUser, dolibarr.WebUser); err != nil {
+		return err
+	}
+	if _, err := p.host.WriteFile(path.Join(p.secretsDir(id), name), value, 0o400); err != nil {
+		return err
+	}
+	if name == "db-root" {
+		return nil
+	}
+	_, err := p.host.Write(host.File{Path: path.Join(p.webSecretsDir(id), name), Data: value, Mode: 0o400, UID: dolibarr.WebUser, GID: dolibarr.WebUser})
+	return err
+}
+
+// record is what was applied to an instance.
+type record struct {
+	// Secrets are the versions that are on the disk, by name.
+	Secrets map[string]string `json:"secrets"`
+	// URL is the public address that conf.php was written for.
+	URL string `json:"url,omitempty"`
+	// Limits are those that its containers have, as text.
+	Limits string `json:"limits,omitempty"`
+}
+
+func (p *Provider) readRecord(id string) (*record, error) {
+	rec := &record{}
+	f, err := p.host.Stat(p.recordFile(id))
+	if err != nil {
+		return nil, err
+	}
+	if !f.Absent && json.Unmarshal(f.Data, rec) != nil {
+		rec = &record{} // all of it can be made again
+	}
+	if rec.Secrets == nil {
+		rec.Secrets = map[string]string{}
+	}
+	return rec, nil
+}
+
+func (p *Provider) writeRecord(id string, rec *record) error {
+	text, err := json.Marshal(rec)
+	if err != nil {
+		return errs.Wrap("note what was applied", err)
+	}
+	_, err = p.host.WriteFile(p.recordFile(id), append(text, '\n'), 0o600)
+	return err
+}
+
+// up makes a container be as wished and run. It returns whether anything changed.
+func (p *Provider) up(ctx context.Context, wish docker.ContainerSpec, have *docker.Container) error {
+	if have != nil && have.Labels[labelWish] != wish.Labels[labelWish] {
+		if err := p.engine.StopContainer(ctx, have.ID, wish.StopTimeout); err != nil {
+			return err
+		}
+		if err := p.engine.RemoveContainer(ctx, have.ID); err != nil {
+			return err
+		}
+		have = nil
+	}
+	if have == nil {
+		if err := p.dropNamed(ctx, wish.Name); err != nil { // without our mark: of a task that was cut off
+			return err
+		}
+		id, err := p.engine.CreateContainer(ctx, wish)
+		if err != nil {
+			return err
+		}
+		return p.engine.Start(ctx, id)
+	}
+	if have.State == "running" {
+		return nil
+	}
+	return p.engine.Start(ctx, have.ID)
+}
+
+// down ends a container that runs; it stays ended over a restart of the host.
+func (p *Provider) down(ctx context.Context, have *docker.Container, grace time.Duration) error {
+	if have == nil || !isUp(have) {
+		return nil
+	}
+	return p.engine.StopContainer(ctx, have.ID, grace)
+}
+
+func isUp(c *docker.Container) bool {
+	return c.State == "running" || c.State == "restarting" || c.State == "paused"
+}
+
+// limitsText identifies limits.
+func limitsText(l *v1.InstanceLimits) string {
+	text, err := json.Marshal([]uint64{l.GetMemoryBytes(), uint64(l.GetMilliCpus()), uint64(l.GetPids())})
+	if err != nil {
+		return ""
+	}
+	return strings.Trim(string(text), "[]")
+}

@@ -1,0 +1,167 @@
+package dolibarr
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/infractl/infractl/agent/docker"
+	"github.com/infractl/infractl/internal/dolibarr"
+	"github.com/infractl/infractl/internal/errs"
+	v1 "github.com/infractl/infractl/proto/infractl/v1"
+)
+
+const (
+	mib = 1 << 20
+	// Shares of an instance's memory: Dolibarr's pages need more than a small database, and scheduled jobs run one at a time.
+	minCronMemory, minDBMemory, minAppMemory = 64 * mib, 96 * mib, 96 * mib
+	// A database has a few threads and no children; scheduled jobs are one program at a time.
+	dbPIDs, cronPIDs = 128, 64
+)
+
+// share is what one part of an instance may use.
+type share struct{ memory, milliCPUs, pids int64 }
+
+// shares splits an instance's limits. The parts' memory adds up to the whole; each may use all of its processor time.
+func shares(l *v1.InstanceLimits) (db, app, cron share) {
+	whole, cpus := int64(l.GetMemoryBytes()), int64(l.GetMilliCpus())
+	cron = share{max(whole/8, minCronMemory), cpus, cronPIDs}
+	db = share{max(whole*3/8, minDBMemory), cpus, dbPIDs}
+	app = share{max(whole-db.memory-cron.memory, minAppMemory), cpus, int64(l.GetPids())}
+	if whole == 0 {
+		db.memory, app.memory, cron.memory = 0, 0, 0
+	}
+	return db, app, cron
+}
+
+func (s share) limit(c *docker.ContainerSpec) {
+	c.MemoryBytes, c.MilliCPUs, c.PIDs = s.memory, s.milliCPUs, s.pids
+}
+
+// dbFlags keep a database small: mariadbd has 57 MB resident with them after its start.
+func dbFlags() []string {
+	return strings.Fields("--character-set-server=utf8mb4 --collation-server=utf8mb4_unicode_ci --performance-schema=OFF --skip-name-resolve " +
+		"--innodb-buffer-pool-size=32M --innodb-log-buffer-size=2M --innodb-log-file-size=16M --key-buffer-size=1M --aria-pagecache-buffer-size=1M " +
+		"--query-cache-type=0 --query-cache-size=0 --tmp-table-size=8M --max-heap-table-size=8M --table-open-cache=512 " +
+		"--table-definition-cache=512 --max-connections=40 --thread-cache-size=2 --innodb-read-io-threads=2 --innodb-write-io-threads=2 " +
+		"--innodb-purge-threads=1 --skip-log-bin")
+}
+
+// dbContainer is an instance's database. An unsafe one does not sync what it writes: for an installation, which is thrown away when it
+// fails.
+func (p *Provider) dbContainer(inst *v1.InstanceSpec, unsafe bool) docker.ContainerSpec {
+	id := inst.GetId()
+	db, _, _ := shares(inst.GetLimits())
+	s := docker.ContainerSpec{
+		Name: containerName(id, partDB), Image: inst.GetDbImage().GetUse(), Hostname: "db", Labels: labels(inst, partDB), Restart: "unless-stopped",
+		Env: []string{"MARIADB_ROOT_PASSWORD_FILE=" + dolibarr.SecretsDir + "/db-root", "MARIADB_ROOT_HOST=localhost", "MARIADB_DATABASE=" + dbName,
+			"MARIADB_USER=" + dbUser, "MARIADB_PASSWORD_FILE=" + dolibarr.SecretsDir + "/db", "MARIADB_MYSQL_LOCALHOST_USER=1",
+			"MARIADB_MYSQL_LOCALHOST_GRANTS=ALL PRIVILEGES"},
+		Cmd:    dbFlags(),
+		CapAdd: []string{"CHOWN", "DAC_OVERRIDE", "FOWNER", "SETUID", "SETGID"},
+		Mounts: []docker.Mount{{Volume: volumeName(id, "data"), Target: "/var/lib/mysql"},
+			p.file(path.Join(p.secretsDir(id), "db-root"), dolibarr.SecretsDir+"/db-root"), p.file(path.Join(p.secretsDir(id), "db"), dolibarr.SecretsDir+"/db")},
+		Networks:    []docker.Attachment{{Network: networkName(id), Aliases: []string{dbHost}}},
+		StopTimeout: stopGrace,
+		Health: &docker.Health{Test: []string{"CMD", "healthcheck.sh", "--connect", "--innodb_initialized"}, Interval: 30 * time.Second,
+			Timeout: 10 * time.Second, StartPeriod: time.Minute, Retries: 3},
+	}
+	if unsafe {
+		s.Env, s.Restart = append(s.Env, "INFRACTL_UNSAFE_IO=1"), ""
+	}
+	db.limit(&s)
+	return s
+}
+
+func (p *Provider) file(from, to string) docker.Mount {
+	return docker.Mount{Host: p.host.Path(from), Target: to, ReadOnly: true}
+}
+
+// webContainer is what application, scheduled jobs and tool have in common.
+func (p *Provider) webContainer(inst *v1.InstanceSpec, part string) docker.ContainerSpec {
+	id := inst.GetId()
+	s := docker.ContainerSpec{
+		Name: containerName(id, part), Image: inst.GetAppImage().GetUse(), Hostname: part, Labels: labels(inst, part), Restart: "unless-stopped",
+		Mounts: []docker.Mount{{Volume: volumeName(id, "documents"), Target: dolibarr.Documents}, {Volume: volumeName(id, "custom"), Target: dolibarr.Custom},
+			{Host: p.host.Path(p.confDir(id)), Target: dolibarr.Conf, ReadOnly: true}, {Host: p.host.Path(p.toolDir()), Target: dolibarr.ToolDir, ReadOnly: true}},
+		Networks: []docker.Attachment{{Network: networkName(id), Aliases: []string{part}}},
+	}
+	if inst.GetTimezone() != "" {
+		s.Env = append(s.Env, "PHP_INI_DATE_TIMEZONE="+inst.GetTimezone())
+	}
+	if ours(inst) {
+		s.User, s.ReadOnly = webUser(), true
+		s.Tmpfs = map[string]string{"/tmp": "mode=1777", "/run": "mode=1777", "/var/lib/php/sessions": fmt.Sprintf("mode=0700,uid=%d,gid=%d",
+			dolibarr.WebUser, dolibarr.WebUser)}
+	}
+	return s
+}
+
+// ours says that the application's image is one of "infractl image build": it needs no right at all. The official one starts as root.
+func ours(inst *v1.InstanceSpec) bool {
+	return !strings.Contains(inst.GetAppImage().GetUse(), "dolibarr/dolibarr")
+}
+
+func webUser() string { return fmt.Sprintf("%d:%d", dolibarr.WebUser, dolibarr.WebUser) }
+
+func (p *Provider) appContainer(inst *v1.InstanceSpec) docker.ContainerSpec {
+	s := p.webContainer(inst, partApp)
+	_, app, _ := shares(inst.GetLimits())
+	app.limit(&s)
+	if app.memory > 0 { // one page may take half of it: what does not fit is an error of PHP, and not a killed server
+		s.Env = append(s.Env, fmt.Sprintf("PHP_INI_MEMORY_LIMIT=%dM", max(app.memory/2, minCronMemory)/mib))
+	}
+	if !ours(inst) {
+		s.Env = append(s.Env, "DOLI_INSTALL_AUTO=0", "DOLI_CRON=0")
+		s.CapAdd = []string{"CHOWN", "DAC_OVERRIDE", "FOWNER", "SETUID", "SETGID", "KILL", "NET_BIND_SERVICE"}
+	}
+	s.StopTimeout = 20 * time.Second
+	return s
+}
+
+func (p *Provider) cronContainer(inst *v1.InstanceSpec) docker.ContainerSpec {
+	s := p.webContainer(inst, partCron)
+	_, _, cron := shares(inst.GetLimits())
+	cron.limit(&s)
+	s.User, s.Entrypoint, s.Cmd = webUser(), []string{"php", dolibarr.ToolFile, dolibarr.VerbCron}, nil
+	s.Mounts = append(s.Mounts, p.file(path.Join(p.webSecretsDir(inst.GetId()), "cron-key"), dolibarr.SecretsDir+"/cron-key"))
+	s.Health = &docker.Health{Test: []string{"NONE"}}
+	s.StopSignal, s.StopTimeout = "SIGTERM", 30*time.Second
+	return s
+}
+
+// toolContainer is the container in which verbs of the tool run, beside an instance.
+func (p *Provider) toolContainer(inst *v1.InstanceSpec, _ string, writable bool) docker.ContainerSpec {
+	s := p.webContainer(inst, partTool)
+	_, app, _ := shares(inst.GetLimits())
+	s.MemoryBytes, s.PIDs = max(app.memory, 256*mib), cronPIDs
+	s.User, s.Restart, s.Health = webUser(), "", &docker.Health{Test: []string{"NONE"}}
+	for i := range s.Mounts {
+		if s.Mounts[i].Target == dolibarr.Conf {
+			s.Mounts[i].ReadOnly = !writable
+		}
+	}
+	s.Mounts = append(s.Mounts, docker.Mount{Host: p.host.Path(p.webSecretsDir(inst.GetId())), Target: dolibarr.SecretsDir, ReadOnly: true})
+	return s
+}
+
+// marked puts the digest of what a container is made of on it. Limits are left out: they change without a new container.
+func marked(s docker.ContainerSpec, imageID string) (docker.ContainerSpec, error) {
+	plain := s
+	plain.MemoryBytes, plain.MilliCPUs, plain.PIDs = 0, 0, 0
+	text, err := json.Marshal(plain)
+	if err != nil {
+		return s, errs.Wrap("describe a container", err)
+	}
+	sum := sha256.Sum256(append(text, imageID...))
+	with := map[string]string{labelWish: hex.EncodeToString(sum[:16])}
+	for k, v := range s.Labels {
+		with[k] = v
+	}
+	s.Labels = with
+	return s, nil
+}
