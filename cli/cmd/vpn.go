@@ -159,9 +159,6 @@ func (a *app) givePeer(o peerOptions, file *pending, private secret.Value, peer 
 	if o.qr {
 		qrterminal.GenerateHalfBlock(text, qrterminal.L, a.proc.Err)
 	}
-	if t.GetPublicKey() == "" {
-		a.note("warning: the router has not made its key yet; infractl apply, then infractl vpn peer rotate %s", peer.GetName())
-	}
 	if rollout != "" {
 		a.note("rollout %s tells the router; next: infractl operation watch %s", rollout, rollout)
 	}

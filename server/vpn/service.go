@@ -29,6 +29,9 @@ func (s *Service) AddPeer(ctx context.Context, req *v1.AddPeerRequest) (*v1.AddP
 	if err != nil {
 		return nil, err
 	}
+	if err := s.needsKey(ctx, where); err != nil {
+		return nil, err
+	}
 	rec := record{Name: req.GetName(), PublicKey: req.GetPublicKey(), Operator: access.CallerFrom(ctx).Identity.Name,
 		Created: s.cfg.Clock.Now().UTC()}
 	for try := 1; ; try++ {
@@ -159,6 +162,9 @@ func (s *Service) RotatePeer(ctx context.Context, req *v1.RotatePeerRequest) (*v
 	if err != nil {
 		return nil, err
 	}
+	if err := s.needsKey(ctx, where); err != nil {
+		return nil, err
+	}
 	items, err := s.cfg.Peers.table.List(ctx, store.ListOptions{})
 	if err != nil {
 		return nil, errs.Wrap("list the tunnel's peers", err)
@@ -223,6 +229,16 @@ func (s *Service) deliver(ctx context.Context, reason string) (string, error) {
 func (s *Service) router(ctx context.Context, where *site.Site) (*v1.RouterReport, error) {
 	r, err := s.cfg.Router(ctx, where.Router().Name)
 	return r, errs.Wrap("read what the router reported", err)
+}
+
+// needsKey refuses, with code precondition, as long as the router has not reported the key that every configuration of a peer names.
+func (s *Service) needsKey(ctx context.Context, where *site.Site) error {
+	r, err := s.router(ctx, where)
+	if err != nil || r.GetWireguardPublicKey() != "" {
+		return err
+	}
+	return errs.New(errs.Precondition, "router %s has not reported its key of the tunnel yet", where.Router().Name).
+		WithHint("infractl apply brings the tunnel to the router; infractl router show says when it has its key")
 }
 
 func (s *Service) show(ctx context.Context, where *site.Site, rec record) (*v1.Peer, *v1.Tunnel, error) {

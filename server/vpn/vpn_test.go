@@ -27,6 +27,7 @@ import (
 // sites is one site, and counts how often it was told of changes.
 type sites struct {
 	site    *site.Site
+	router  *v1.RouterReport
 	mu      sync.Mutex
 	changed int
 	reasons []string
@@ -63,11 +64,11 @@ func newService(t *testing.T, edits ...string) (*vpn.Service, *vpn.Peers, *sites
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.Close() })
-	fake := &sites{site: loaded}
+	fake := &sites{site: loaded, router: &v1.RouterReport{WireguardPublicKey: key(200),
+		Peers: []*v1.PeerState{{PublicKey: key(1), Endpoint: "203.0.113.9:4500"}}}}
 	peers := vpn.NewPeers(store.Records(s))
-	router := &v1.RouterReport{WireguardPublicKey: key(200), Peers: []*v1.PeerState{{PublicKey: key(1), Endpoint: "203.0.113.9:4500"}}}
 	return vpn.NewService(vpn.Config{Peers: peers, Sites: fake, Deliver: fake, Clock: clock.System{},
-		Router: func(context.Context, string) (*v1.RouterReport, error) { return router, nil }}), peers, fake
+		Router: func(context.Context, string) (*v1.RouterReport, error) { return fake.router, nil }}), peers, fake
 }
 
 func key(n byte) string { return base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{n}, 32)) }
@@ -200,5 +201,30 @@ func TestWithoutATunnelThereAreNoPeers(t *testing.T) {
 	s, _, _ := newService(t, "\nvpn:\n  interface: wg0\n  address: 10.0.20.1\n  port: 51820\n", "\n")
 	if _, err := s.AddPeer(t.Context(), &v1.AddPeerRequest{Name: "anna", PublicKey: key(1)}); !errs.Is(err, errs.Precondition) {
 		t.Errorf("got %v, want a precondition", err)
+	}
+}
+
+func TestBeforeTheRouterHasItsKeyNothingIsHandedOut(t *testing.T) {
+	s, peers, fake := newService(t)
+	if _, err := s.AddPeer(t.Context(), &v1.AddPeerRequest{Name: "anna", PublicKey: key(1)}); err != nil {
+		t.Fatal(err)
+	}
+	for name, report := range map[string]*v1.RouterReport{"NoReport": nil, "NoTunnelYet": {Platform: "linux"}} {
+		t.Run(name, func(t *testing.T) {
+			fake.router = report
+			if _, err := s.AddPeer(t.Context(), &v1.AddPeerRequest{Name: "bob", PublicKey: key(2)}); !errs.Is(err, errs.Precondition) {
+				t.Errorf("add: %v, want a precondition", err)
+			}
+			if _, err := s.RotatePeer(t.Context(), &v1.RotatePeerRequest{Name: "anna", PublicKey: key(3)}); !errs.Is(err, errs.Precondition) {
+				t.Errorf("rotate: %v, want a precondition", err)
+			}
+		})
+	}
+	var into site.Resources
+	if err := peers.Resources(t.Context(), &into); err != nil || len(into.Peers) != 1 || into.Peers[0].PublicKey != key(1) {
+		t.Errorf("%v, %v: a refused peer was kept, or a refused key", into.Peers, err)
+	}
+	if _, err := s.RemovePeer(t.Context(), &v1.RemovePeerRequest{Name: "anna"}); err != nil {
+		t.Errorf("who has to go goes at any time: %v", err)
 	}
 }
