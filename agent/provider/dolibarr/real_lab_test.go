@@ -88,6 +88,10 @@ func TestRealInstances(t *testing.T) {
 	}
 	cold, warm := real("aaaaaaaa", "acme", "10.210.0.16/28"), real("bbbbbbbb", "beta", "10.210.0.32/28")
 	t.Cleanup(func() {
+		if t.Failed() {
+			out, _ := exec.Command("sh", "-c", "docker ps -a; docker logs --tail 20 infractl-front; docker logs --tail 20 infractl-aaaaaaaa-app").CombinedOutput()
+			t.Logf("%s", out)
+		}
 		_ = p.frontApply(context.Background(), &v1.DolibarrSpec{})
 		for _, id := range []string{"aaaaaaaa", "bbbbbbbb", templateID} {
 			_, _ = p.purge(context.Background(), id)
