@@ -54,11 +54,11 @@ func (s *Instances) bring(ctx context.Context, run *operation.Run, reason string
 		if w.there[name] {
 			continue
 		}
-		ok, err := s.has(ctx, name, d)
+		n, err := s.keeps(ctx, name)
 		if err != nil {
 			return nil, err
 		}
-		if !ok {
+		if !n.covers(d, name) {
 			why := w.problems[name]
 			if why == "" {
 				why = "it is away, or waits for something: infractl node show " + name
@@ -89,12 +89,13 @@ func (w *arrival) look(ctx context.Context, ro *v1.Rollout) error {
 		}
 		i := slices.IndexFunc(ro.GetNodes(), func(n *v1.NodeRollout) bool { return n.GetNode() == name })
 		if i < 0 {
-			// Not concerned, or a delivery that waits for its turn has not chosen its nodes yet.
-			ok, err := w.s.has(ctx, name, w.wish)
+			// Not concerned, or a delivery that waits for its turn has not chosen its nodes yet. The rollout before it may have brought the
+			// wish already, and be at the node's services: only a node that is through with it is there.
+			n, err := w.s.keeps(ctx, name)
 			if err != nil {
 				return err
 			}
-			if w.there[name] = ok; !ok {
+			if w.there[name] = n.covers(w.wish, name) && n.through(); !w.there[name] {
 				missing++
 			}
 			continue
@@ -138,16 +139,29 @@ func (w *arrival) words(ro *v1.Rollout) string {
 	return strings.Join(out, ", ")
 }
 
-// has reports whether a node keeps what was wanted of it, or what was wanted later: others change the wish at the same time.
-func (s *Instances) has(ctx context.Context, name string, wish *revision.Derived) (bool, error) {
+// keeping is what a node said last of the wish that it keeps.
+type keeping struct{ state *v1.HostState }
+
+// keeps reads it; a node that nobody knows keeps nothing.
+func (s *Instances) keeps(ctx context.Context, name string) (keeping, error) {
 	n, err := s.cfg.Fleet.Node(ctx, name)
 	if errs.Is(err, errs.NotFound) {
-		return false, nil
+		return keeping{}, nil
 	}
-	st := n.State.M
+	return keeping{n.State.M}, err
+}
+
+// covers reports whether a node keeps what was wanted of it, or what was wanted later: others change the wish at the same time.
+func (k keeping) covers(wish *revision.Derived, name string) bool {
+	st := k.state
 	kept := st.GetWidenedDigest()
 	later := kept == st.GetSpecDigest() && st.GetSiteRevision() >= wish.Revision && st.GetResourceRevision() >= wish.Resources
-	return kept != "" && (kept == wish.Specs[name].Digest || later), err
+	return kept != "" && (kept == wish.Specs[name].Digest || later)
+}
+
+// through reports whether a node has made all of what it keeps, its services too: the second pass comes after them.
+func (k keeping) through() bool {
+	return k.state.GetNarrowedDigest() == k.state.GetSpecDigest() && k.state.GetSpecDigest() == k.state.GetWidenedDigest()
 }
 
 // gates are the nodes by which the world reaches instances: the proxy and the name server.

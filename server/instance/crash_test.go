@@ -89,10 +89,10 @@ func stopAt(t *testing.T, n int, prepare func(*server), begin func(*server) (str
 		t.Fatal(err)
 	}
 	watching, cancel := context.WithCancel(ctx())
-	ended := make(chan struct{})
+	ended, engine := make(chan struct{}), s.engine
 	go func() {
 		defer close(ended)
-		_ = s.engine.Watch(watching, id, func(*v1.Operation) error { return nil })
+		_ = engine.Watch(watching, id, func(*v1.Operation) error { return nil })
 	}()
 	select {
 	case <-w.crashed:

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/infractl/infractl/internal/errs"
@@ -70,16 +71,17 @@ func TestCreateThatFailsAnywhereLeavesNothing(t *testing.T) {
 	for _, code := range []errs.Code{errs.Precondition, errs.Exhausted, errs.Internal} {
 		for n := 0; ; n++ {
 			w := newWorld(t)
-			hit := ""
+			var planted atomic.Value
 			w.fail = func(at int, point string) error {
 				if at >= 1 && at == n+1 { // the first one measures the host, before anything is accepted
-					hit = point
+					planted.Store(point)
 					return errs.New(code, "planted fault at %s", point)
 				}
 				return nil
 			}
 			s := w.serve()
 			op := s.create("acme")
+			hit, _ := planted.Load().(string)
 			if hit == "" {
 				s.want(op, succeeded)
 				s.stop()

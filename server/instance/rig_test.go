@@ -302,7 +302,7 @@ func (w *world) Node(_ context.Context, name string) (fleet.Node, error) {
 	if h == nil {
 		return fleet.Node{}, errs.New(errs.NotFound, "no node %s", name)
 	}
-	return fleet.Node{Name: name, State: fleet.Msg[*v1.HostState]{M: &v1.HostState{WidenedDigest: h.digest, SpecDigest: h.digest, SiteRevision: 1, ResourceRevision: h.resources, Degraded: h.degraded, Drift: h.drift}}}, nil
+	return fleet.Node{Name: name, State: fleet.Msg[*v1.HostState]{M: &v1.HostState{WidenedDigest: h.digest, SpecDigest: h.digest, NarrowedDigest: h.digest, SiteRevision: 1, ResourceRevision: h.resources, Degraded: h.degraded, Drift: h.drift}}}, nil
 }
 
 func (w *world) Nodes(context.Context) ([]fleet.Node, error) { return nil, nil }

@@ -184,7 +184,7 @@ func (s *Instances) sweep(ctx context.Context) error {
 				continue // it is looked at again
 			}
 			if err == nil {
-				_, err = s.update(ctx, r.ID, func(r *record) error { r.Operation = op.GetId(); return nil })
+				_, err = s.noteOperation(ctx, *r, op.GetId())
 			}
 			faults = append(faults, err)
 		case left <= noticeBefore && r.Noticed.IsZero():

@@ -63,7 +63,7 @@ func (s *Service) start(ctx context.Context, kind string, rec *record, p lifePar
 	if err != nil {
 		return nil, "", err
 	}
-	now, err := s.update(ctx, rec.ID, func(r *record) error { r.Operation = op.GetId(); return nil })
+	now, err := s.noteOperation(ctx, *rec, op.GetId())
 	if err != nil {
 		return nil, "", err
 	}
@@ -72,6 +72,16 @@ func (s *Service) start(ctx context.Context, kind string, rec *record, p lifePar
 		return nil, "", err
 	}
 	return v.show(&now), op.GetId(), nil
+}
+
+// noteOperation puts into a record which operation works on it. One that destroys it may have ended before.
+func (s *Instances) noteOperation(ctx context.Context, rec record, id string) (record, error) {
+	now, err := s.update(ctx, rec.ID, func(r *record) error { r.Operation = id; return nil })
+	if errs.Is(err, errs.NotFound) {
+		rec.Operation = id
+		return rec, nil
+	}
+	return now, err
 }
 
 // SuspendInstance implements v1.InstanceServiceServer.

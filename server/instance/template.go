@@ -156,7 +156,7 @@ func (s *Instances) refreshTemplates(ctx context.Context) error {
 			continue
 		}
 		// The host must be there, and be what it should be: its engine and its network are needed.
-		if ok, err := s.has(ctx, t.Node, d); err != nil || !ok {
+		if n, err := s.keeps(ctx, t.Node); err != nil || !n.covers(d, t.Node) {
 			continue
 		}
 		s.mu.Lock()
