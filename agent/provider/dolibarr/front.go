@@ -77,7 +77,8 @@ func (p *Provider) frontContainer(front *v1.FrontSpec, imageID string) (docker.C
 		Entrypoint: []string{"caddy"}, Cmd: []string{"run", "--config", "/etc/caddy/caddy.json"},
 		CapAdd: []string{"NET_BIND_SERVICE"}, ReadOnly: true, PIDs: 256, MemoryBytes: 256 << 20, StopTimeout: 10 * time.Second,
 		Mounts:   []docker.Mount{{Host: p.host.Path(p.frontDir()), Target: "/etc/caddy", ReadOnly: true}},
-		Tmpfs:    map[string]string{"/run/caddy": "mode=1777", "/data": "mode=1777", "/config": "mode=1777", "/tmp": "mode=1777"},
+		Tmpfs:    map[string]string{"/tmp": "mode=1777"},
+		Env:      []string{"HOME=/tmp", "XDG_DATA_HOME=/tmp/data", "XDG_CONFIG_HOME=/tmp/config"},
 		Networks: []docker.Attachment{{Network: frontNetwork}},
 	}
 	for _, text := range front.GetListenAddresses() {

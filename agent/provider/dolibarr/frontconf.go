@@ -15,8 +15,9 @@ import (
 )
 
 const (
-	// frontSocket is Caddy's admin endpoint, inside its container: no address of any network has one.
-	frontSocket = "unix//run/caddy/admin.sock"
+	// frontSocket is Caddy's admin endpoint, inside its container: no address of any network has one. A folder in memory over one of the
+	// image has that one's mode and another owner, so that it is /tmp, which every image has for everybody.
+	frontSocket = "unix//tmp/admin.sock"
 	// frontPort is where Caddy listens inside its container.
 	frontPort = 80
 	// healthPath answers "ok" and the digest of the configuration that runs.

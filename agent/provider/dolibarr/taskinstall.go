@@ -25,6 +25,8 @@ type installed struct {
 	Version      string   `json:"version"`
 	FromTemplate bool     `json:"from_template"`
 	Modules      []string `json:"modules"`
+	// tool is the container of the tool, which finish removes.
+	tool string
 }
 
 func (p *Provider) installedFile(id string) string  { return path.Join(p.folder(id), "installed.json") }
@@ -240,7 +242,11 @@ func (p *Provider) cold(ctx context.Context, t *steps, inst *v1.InstanceSpec, in
 			WithHint("infractl image build dolibarr --version %s", inst.GetVersion())
 	}
 	done.Modules = answer.Modules
-	return t.do("stop", func() error { return p.stopClean(ctx, db) })
+	if err := t.do("stop", func() error { return p.stopClean(ctx, db) }); err != nil {
+		return err
+	}
+	done.tool, tool = tool, ""
+	return nil
 }
 
 func (p *Provider) startDB(ctx context.Context, spec docker.ContainerSpec) (string, error) {
@@ -283,6 +289,7 @@ func (p *Provider) stopClean(ctx context.Context, id string) error {
 func (p *Provider) finish(ctx context.Context, t *steps, inst *v1.InstanceSpec, done *installed) error {
 	id := inst.GetId()
 	err := all(
+		func() error { p.dropTool(ctx, done.tool); return nil },
 		func() error { return t.do("sync", func() error { return p.syncVolumes(ctx, id) }) },
 		func() error {
 			if done.FromTemplate {

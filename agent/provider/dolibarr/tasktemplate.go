@@ -275,9 +275,32 @@ func (p *Provider) warm(ctx context.Context, t *steps, inst *v1.InstanceSpec, in
 	if err := t.do("empty", func() error { return p.emptied(ctx, inst) }); err != nil {
 		return err
 	}
+	var tool string
+	defer func() { p.dropTool(ctx, tool) }()
+	err = all(
+		func() error { return p.copied(ctx, t, inst, dir) },
+		func() (err error) { tool, err = p.startTool(ctx, inst, dolibarr.VerbConfigure, true); return err },
+	)
+	if err != nil {
+		return err
+	}
+	answer, err := p.verb(ctx, t, tool, dolibarr.VerbConfigure, input)
+	if err != nil {
+		return err
+	}
+	done.Modules = answer.Modules
+	if _, err = p.verb(ctx, t, tool, dolibarr.VerbPassword, dolibarr.PasswordInput{AdminLogin: adminLogin(inst)}); err != nil {
+		return err
+	}
+	done.tool, tool = tool, ""
+	return nil
+}
+
+// copied copies the template, starts the database as it is to stay, and replaces its passwords.
+func (p *Provider) copied(ctx context.Context, t *steps, inst *v1.InstanceSpec, dir string) error {
 	var statements string
 	var secrets []string
-	err = t.do("copy", func() error {
+	err := t.do("copy", func() error {
 		paths, err := p.volumePaths(ctx, inst.GetId())
 		if err != nil {
 			return err
@@ -296,34 +319,17 @@ func (p *Provider) warm(ctx context.Context, t *steps, inst *v1.InstanceSpec, in
 	if err != nil {
 		return err
 	}
-	var tool string
-	defer func() { p.dropTool(ctx, tool) }()
-	err = t.do("start", func() error {
-		return all(
-			func() error {
-				spec, err := p.keptDB(ctx, inst)
-				if err != nil {
-					return err
-				}
-				db, err := p.startDB(ctx, spec)
-				if err != nil {
-					return err
-				}
-				return p.sql(ctx, db, statements, secrets...)
-			},
-			func() (err error) { tool, err = p.startTool(ctx, inst, dolibarr.VerbConfigure, true); return err },
-		)
+	return t.do("start", func() error {
+		spec, err := p.keptDB(ctx, inst)
+		if err != nil {
+			return err
+		}
+		db, err := p.startDB(ctx, spec)
+		if err != nil {
+			return err
+		}
+		return p.sql(ctx, db, statements, secrets...)
 	})
-	if err != nil {
-		return err
-	}
-	answer, err := p.verb(ctx, t, tool, dolibarr.VerbConfigure, input)
-	if err != nil {
-		return err
-	}
-	done.Modules = answer.Modules
-	_, err = p.verb(ctx, t, tool, dolibarr.VerbPassword, dolibarr.PasswordInput{AdminLogin: adminLogin(inst)})
-	return err
 }
 
 // freshPasswords are the statements that replace whatever of the template lets somebody in. The health check of the official image has a
