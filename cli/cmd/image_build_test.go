@@ -33,7 +33,7 @@ func engine(ts *testscript.TestScript, _ bool, _ []string) {
 	l, err := net.Listen("unix", socket)
 	ts.Check(err)
 	server := &http.Server{Handler: &fakeEngine{log: ts.MkAbs("engine.log"), fault: ts.MkAbs("engine.error")}}
-	go server.Serve(l) //nolint:errcheck // it ends with the script
+	go server.Serve(l)
 	ts.Defer(func() { _ = server.Close(); _ = os.RemoveAll(dir) })
 	ts.Setenv("DOCKER_HOST", "unix://"+socket)
 }

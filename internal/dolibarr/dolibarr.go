@@ -14,11 +14,14 @@ const (
 	ToolFile = ToolDir + "/tool.php"
 	// SecretsDir is where the tool finds its secrets, one file each: db, admin, unique-id, cron-key.
 	SecretsDir = "/run/secrets"
-	// HTDocs is the code, Documents and Custom are volumes, Conf holds conf.php: the same in our image and in the official one.
-	HTDocs    = "/var/www/html"
+	// HTDocs is where the code is, in our image and in the official one, as with the next three.
+	HTDocs = "/var/www/html"
+	// Documents is a volume: what customers store.
 	Documents = "/var/www/documents"
-	Custom    = HTDocs + "/custom"
-	Conf      = HTDocs + "/conf"
+	// Custom is a volume: external modules.
+	Custom = HTDocs + "/custom"
+	// Conf holds conf.php.
+	Conf = HTDocs + "/conf"
 	// WebUser is the user and group that Apache and the tool run as.
 	WebUser = 33
 )

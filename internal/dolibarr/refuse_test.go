@@ -11,6 +11,11 @@ import (
 	"github.com/infractl/infractl/internal/lab/dolibarrtest"
 )
 
+type (
+	site  = dolibarrtest.Site
+	input = dolibarr.InstallInput
+)
+
 // lockedText is what a locked installer prints before it ends with 0.
 const lockedText = "<?php print 'The install/upgrade pages have been disabled for security'; exit;"
 
@@ -19,83 +24,83 @@ func TestInstallRefuses(t *testing.T) {
 	db := dolibarrtest.StartDB(t)
 	tree := dolibarrtest.Trees(t, "19.0.4")[0]
 	for name, c := range map[string]struct {
-		prepare func(t *testing.T, s *dolibarrtest.Site, in *dolibarr.InstallInput)
+		prepare func(t *testing.T, s *site, in *input)
 		want    string
 	}{
-		"locked installer": {func(t *testing.T, s *dolibarrtest.Site, _ *dolibarr.InstallInput) {
+		"locked installer": {func(t *testing.T, s *site, _ *input) {
 			s.Replace("html/install/step1.php", lockedText)
 		}, "the installer is locked"},
-		"lock in the code": {func(t *testing.T, s *dolibarrtest.Site, _ *dolibarr.InstallInput) { s.Replace("html/install.lock", "") }, "install.lock stands in the document root"},
-		"conf.php refused": {func(t *testing.T, s *dolibarrtest.Site, _ *dolibarr.InstallInput) {
+		"lock in the code": {func(t *testing.T, s *site, _ *input) { s.Replace("html/install.lock", "") }, "install.lock stands in the document root"},
+		"conf.php refused": {func(t *testing.T, s *site, _ *input) {
 			s.Replace("html/install/step5.php", "<?php print 'The configuration file is not writable.'; exit;")
 		}, "conf.php cannot be written"},
-		"conf folder read only": {func(t *testing.T, s *dolibarrtest.Site, _ *dolibarr.InstallInput) { chmod(t, s, "html/conf", 0o500) }, "html/conf is no folder that the user"},
-		"documents read only":   {func(t *testing.T, s *dolibarrtest.Site, _ *dolibarr.InstallInput) { chmod(t, s, "documents", 0o500) }, "documents is no folder that the user"},
-		"second step makes nothing": {func(t *testing.T, s *dolibarrtest.Site, _ *dolibarr.InstallInput) {
+		"conf folder read only": {func(t *testing.T, s *site, _ *input) { chmod(t, s, "html/conf", 0o500) }, "html/conf is no folder that the user"},
+		"documents read only":   {func(t *testing.T, s *site, _ *input) { chmod(t, s, "documents", 0o500) }, "documents is no folder that the user"},
+		"second step makes nothing": {func(t *testing.T, s *site, _ *input) {
 			s.Replace("html/install/step2.php", "<?php exit;")
 		}, "step2 made 0 tables"},
-		"second step leaves one out": {func(t *testing.T, s *dolibarrtest.Site, _ *dolibarr.InstallInput) {
+		"second step leaves one out": {func(t *testing.T, s *site, _ *input) {
 			s.Replace("html/install/mysql/tables/llx_late.sql", "create table llx_late\n(\n  rowid integer\n)ENGINE=innodb;\n")
 			text := strings.Replace(s.Read("html/install/step2.php"), "foreach (glob($pattern) as $file) {", "foreach (glob($pattern) as $file) { if (strpos($file, 'late')) continue;", 1)
 			s.Replace("html/install/step2.php", text)
 		}, "without llx_late"},
-		"last step does nothing": {func(t *testing.T, s *dolibarrtest.Site, _ *dolibarr.InstallInput) {
+		"last step does nothing": {func(t *testing.T, s *site, _ *input) {
 			s.Replace("html/install/step5.php", "<?php exit;")
 		}, "the installer ended well, but install.lock was not written"},
-		"forced installation": {func(t *testing.T, s *dolibarrtest.Site, _ *dolibarr.InstallInput) {
+		"forced installation": {func(t *testing.T, s *site, _ *input) {
 			s.Replace("html/install/install.forced.php", "<?php")
 		}, "install.forced.php is present"},
-		"no installer": {func(t *testing.T, s *dolibarrtest.Site, _ *dolibarr.InstallInput) {
+		"no installer": {func(t *testing.T, s *site, _ *input) {
 			remove(t, s, "html/install/step2.php")
 		}, "the installer is missing"},
-		"no Dolibarr": {func(t *testing.T, s *dolibarrtest.Site, _ *dolibarr.InstallInput) {
+		"no Dolibarr": {func(t *testing.T, s *site, _ *input) {
 			remove(t, s, "html/filefunc.inc.php")
 		}, "there is no Dolibarr"},
-		"wrong password of the database": {func(t *testing.T, s *dolibarrtest.Site, _ *dolibarr.InstallInput) {
+		"wrong password of the database": {func(t *testing.T, s *site, _ *input) {
 			s.Secret("db", "notThePassword1234567890")
 		}, "the database refuses the user"},
-		"no database": {func(t *testing.T, s *dolibarrtest.Site, _ *dolibarr.InstallInput) {
+		"no database": {func(t *testing.T, s *site, _ *input) {
 			s.DB.Query("DROP DATABASE " + s.Database)
 		}, "there is no database"},
-		"no server": {func(t *testing.T, s *dolibarrtest.Site, in *dolibarr.InstallInput) {
+		"no server": {func(t *testing.T, s *site, in *input) {
 			in.DBPort = "1"
 		}, "does not answer"},
-		"database of utf8mb3": {func(t *testing.T, s *dolibarrtest.Site, _ *dolibarr.InstallInput) {
+		"database of utf8mb3": {func(t *testing.T, s *site, _ *input) {
 			s.DB.Query("ALTER DATABASE " + s.Database + " CHARACTER SET utf8mb3")
 		}, "the database was created as utf8mb3"},
-		"database of latin1": {func(t *testing.T, s *dolibarrtest.Site, _ *dolibarr.InstallInput) {
+		"database of latin1": {func(t *testing.T, s *site, _ *input) {
 			s.DB.Query("ALTER DATABASE " + s.Database + " CHARACTER SET latin1")
 		}, "the database was created as latin1"},
-		"user without rights": {func(t *testing.T, s *dolibarrtest.Site, _ *dolibarr.InstallInput) {
+		"user without rights": {func(t *testing.T, s *site, _ *input) {
 			s.DB.Query("REVOKE CREATE ON " + s.Database + ".* FROM " + s.Database + "@'%'")
 		}, "step2: a statement failed"},
-		"somebody's tables": {func(t *testing.T, s *dolibarrtest.Site, _ *dolibarr.InstallInput) {
+		"somebody's tables": {func(t *testing.T, s *site, _ *input) {
 			s.DB.Query("CREATE TABLE " + s.Database + ".wp_posts (id integer)")
 		}, "holds 1 tables that no installation of infractl has made"},
-		"documents of an installed one": {func(t *testing.T, s *dolibarrtest.Site, _ *dolibarr.InstallInput) {
+		"documents of an installed one": {func(t *testing.T, s *site, _ *input) {
 			s.Replace("documents/install.lock", "")
 		}, "its database is empty"},
-		"at work already": {func(t *testing.T, s *dolibarrtest.Site, _ *dolibarr.InstallInput) {
+		"at work already": {func(t *testing.T, s *site, _ *input) {
 			hold(t, s)
 		}, "another run is at work"},
-		"missing secret": {func(t *testing.T, s *dolibarrtest.Site, _ *dolibarr.InstallInput) { s.Secret("unique-id", "") }, "the secret unique-id cannot be read"},
-		"secret with a quote": {func(t *testing.T, s *dolibarrtest.Site, _ *dolibarr.InstallInput) {
+		"missing secret": {func(t *testing.T, s *site, _ *input) { s.Secret("unique-id", "") }, "the secret unique-id cannot be read"},
+		"secret with a quote": {func(t *testing.T, s *site, _ *input) {
 			s.Secret("admin", "it's-a-secret-of-old")
 		}, "the secret admin is not of 12 to 128 letters and digits"},
-		"url with a path": {func(t *testing.T, s *dolibarrtest.Site, in *dolibarr.InstallInput) {
+		"url with a path": {func(t *testing.T, s *site, in *input) {
 			in.URL = "https://acme.example.test/dolibarr"
 		}, "bad value of url"},
-		"url with a quote": {func(t *testing.T, s *dolibarrtest.Site, in *dolibarr.InstallInput) {
+		"url with a quote": {func(t *testing.T, s *site, in *input) {
 			in.URL = "https://acme.example.test';phpinfo();//"
 		}, "bad value of url"},
-		"no url":            {func(t *testing.T, s *dolibarrtest.Site, in *dolibarr.InstallInput) { in.URL = "" }, "missing value of url"},
-		"login with spaces": {func(t *testing.T, s *dolibarrtest.Site, in *dolibarr.InstallInput) { in.AdminLogin = "the boss" }, "bad value of admin_login"},
-		"company with a tag": {func(t *testing.T, s *dolibarrtest.Site, in *dolibarr.InstallInput) {
+		"no url":            {func(t *testing.T, s *site, in *input) { in.URL = "" }, "missing value of url"},
+		"login with spaces": {func(t *testing.T, s *site, in *input) { in.AdminLogin = "the boss" }, "bad value of admin_login"},
+		"company with a tag": {func(t *testing.T, s *site, in *input) {
 			in.Company = "<script>"
 		}, "bad value of company"},
-		"unknown time zone": {func(t *testing.T, s *dolibarrtest.Site, in *dolibarr.InstallInput) { in.Timezone = "Europe/Atlantis" }, "unknown time zone"},
-		"unknown country":   {func(t *testing.T, s *dolibarrtest.Site, in *dolibarr.InstallInput) { in.Country = "ZZ" }, "unknown country ZZ"},
-		"unknown module":    {func(t *testing.T, s *dolibarrtest.Site, in *dolibarr.InstallInput) { in.Modules = []string{"nonsense"} }, "there is no module nonsense"},
+		"unknown time zone": {func(t *testing.T, s *site, in *input) { in.Timezone = "Europe/Atlantis" }, "unknown time zone"},
+		"unknown country":   {func(t *testing.T, s *site, in *input) { in.Country = "ZZ" }, "unknown country ZZ"},
+		"unknown module":    {func(t *testing.T, s *site, in *input) { in.Modules = []string{"nonsense"} }, "there is no module nonsense"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := dolibarrtest.NewSite(t, db, tree)
@@ -174,14 +179,14 @@ func TestStatusTellsTheTruth(t *testing.T) {
 	}
 }
 
-func chmod(t *testing.T, s *dolibarrtest.Site, name string, mode os.FileMode) {
+func chmod(t *testing.T, s *site, name string, mode os.FileMode) {
 	t.Helper()
 	if err := os.Chmod(filepath.Join(s.Dir, name), mode); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func remove(t *testing.T, s *dolibarrtest.Site, name string) {
+func remove(t *testing.T, s *site, name string) {
 	t.Helper()
 	if err := os.Remove(filepath.Join(s.Dir, name)); err != nil {
 		t.Fatal(err)
@@ -189,7 +194,7 @@ func remove(t *testing.T, s *dolibarrtest.Site, name string) {
 }
 
 // hold takes the lock that one run has, in the database, until the test ends.
-func hold(t *testing.T, s *dolibarrtest.Site) {
+func hold(t *testing.T, s *site) {
 	t.Helper()
 	s.DB.Hold("infractl." + s.Database)
 }

@@ -236,7 +236,8 @@ func jobs(t *testing.T, s *dolibarrtest.Site) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	// 16 on a PHP that is too new: one job fails, the others run.
-	if !strings.Contains(out, `"code":0`) && !(s.Tree.Real && strings.HasPrefix(s.Tree.Version, "16.")) {
+	tooNew := s.Tree.Real && strings.HasPrefix(s.Tree.Version, "16.")
+	if !strings.Contains(out, `"code":0`) && !tooNew {
 		t.Errorf("the jobs: %s", out)
 	}
 	if n := s.DB.Query("SELECT COUNT(*) FROM " + s.Database + ".llx_cronjob WHERE datelastrun IS NOT NULL"); n == "0" {

@@ -26,7 +26,8 @@ const (
 )
 
 // needed is what every release has.
-var needed = []string{"htdocs/filefunc.inc.php", "htdocs/index.php", "htdocs/install/step1.php", "htdocs/install/step2.php", "htdocs/install/step5.php"}
+var needed = []string{"htdocs/filefunc.inc.php", "htdocs/index.php", "htdocs/install/step1.php", "htdocs/install/step2.php",
+	"htdocs/install/step5.php"}
 
 // Source is a release of Dolibarr: an archive (.tgz) with one top folder, or that folder unpacked.
 type Source struct {
@@ -151,7 +152,8 @@ func (s *Source) walkArchive(count func(string, int64) error, f func(entry) erro
 			top = first
 		}
 		if first != top {
-			return errs.New(errs.Invalid, "has two top folders, %s and %s", top, first).At(s.file).WithHint("the project's archives have one, dolibarr-%s", s.version)
+			return errs.New(errs.Invalid, "has two top folders, %s and %s", top, first).At(s.file).
+				WithHint("the project's archives have one, dolibarr-%s", s.version)
 		}
 		if err := count(name, h.Size); err != nil {
 			return err

@@ -157,11 +157,15 @@ function infractl_recrypt($db, $table, $column, $old, $new)
 {
 	foreach (infractl_query($db, "SELECT rowid, `$column` AS v FROM $table WHERE `$column` LIKE 'dolcrypt:%'") as $row) {
 		if (!preg_match('/^dolcrypt:([A-Za-z0-9-]+):([^:]*):(.+)$/s', $row['v'], $m) || stripos($m[1], 'gcm') !== false) {
-			throw new InfractlError('a stored secret of '.$table.' is encrypted in an unknown way', 'only a copy of a plain installation gets another unique id');
+			throw new InfractlError('a stored secret of '.$table.' is encrypted in an unknown way',
+				'only a copy of a plain installation gets another unique id');
 		}
 		$plain = openssl_decrypt($m[3], $m[1], $old, 0, $m[2]);
+		if ($plain === false) {
+			throw new InfractlError('a stored secret of '.$table.' cannot be read with the former unique id');
+		}
 		$iv = bin2hex(random_bytes(8));
-		$value = $plain === false ? '' : 'dolcrypt:'.$m[1].':'.$iv.':'.openssl_encrypt($plain, $m[1], $new, 0, $iv);
+		$value = 'dolcrypt:'.$m[1].':'.$iv.':'.openssl_encrypt($plain, $m[1], $new, 0, $iv);
 		infractl_query($db, "UPDATE $table SET `$column` = ? WHERE rowid = ?", array($value, $row['rowid']));
 	}
 }

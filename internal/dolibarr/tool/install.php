@@ -76,7 +76,8 @@ function infractl_check_tree()
 	}
 	foreach (array(dirname(infractl_conf_file()), infractl_documents()) as $dir) {
 		if (!is_dir($dir) || !is_writable($dir)) {
-			throw new InfractlError($dir.' is no folder that the user '.infractl_uid().' may write', 'mount it writable for www-data (33)');
+			throw new InfractlError($dir.' is no folder that the user '.infractl_uid().' may write',
+				'mount it writable for www-data (33)');
 		}
 	}
 	if (is_file(infractl_htdocs().'/install.lock')) {
