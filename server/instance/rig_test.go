@@ -26,7 +26,6 @@ import (
 	"github.com/infractl/infractl/server/rollout"
 	"github.com/infractl/infractl/server/rollout/rollouttest"
 	"github.com/infractl/infractl/server/secret"
-	"github.com/infractl/infractl/server/store"
 )
 
 // tester is what testing and rapid have in common.
