@@ -54,14 +54,15 @@ func (p *Provider) Apply(ctx context.Context, pl plan) error {
 	if err != nil {
 		return err
 	}
-	for _, c := range seen.left {
-		if err := p.engine.StopContainer(ctx, c.ID, stopGrace); err != nil {
-			return errs.Wrap("stop "+c.Name, err)
-		}
-	}
 	now := proto.Clone(spec).(*v1.DolibarrSpec)
 	var failed []error
 	back := true
+	for _, c := range seen.left {
+		if err := p.engine.StopContainer(ctx, c.ID, stopGrace); err != nil {
+			back = false
+			failed = append(failed, errs.Wrap("instance "+c.Labels[LabelInstance]+": stop "+c.Name, err))
+		}
+	}
 	for i, err := range p.each(ctx, seen.instances) {
 		if err == nil {
 			continue
@@ -69,7 +70,7 @@ func (p *Provider) Apply(ctx context.Context, pl plan) error {
 		name := seen.instances[i].inst.GetName()
 		err = errs.Wrap("instance "+name, err)
 		old := byID(former, seen.instances[i].inst.GetId())
-		if berr := p.bringBack(context.WithoutCancel(ctx), old); berr != nil {
+		if berr := p.bringBack(context.WithoutCancel(ctx), seen.instances[i].inst.GetId(), old); berr != nil {
 			back, err = false, errs.Join(err, errs.Wrap("instance "+name+": bring it back", berr))
 		}
 		now.Instances = replaced(now.GetInstances(), seen.instances[i].inst.GetId(), old)
@@ -144,6 +145,9 @@ func (p *Provider) change(ctx context.Context, one *instanceSight) error {
 			}
 		}
 	}
+	if one.subnet != "" && inst.GetSubnet() != "" && one.subnet != inst.GetSubnet() {
+		clear(one.have) // they went with their network
+	}
 	if err := p.limit(ctx, one); err != nil {
 		return err
 	}
@@ -172,27 +176,44 @@ func (p *Provider) upDB(ctx context.Context, one *instanceSight) error {
 	return errs.Wrap(partDB, p.up(ctx, one.wish[partDB], one.have[partDB]))
 }
 
-// limit changes the limits of containers that stay.
+// limit changes the limits of containers that stay, those that do not run too.
 func (p *Provider) limit(ctx context.Context, one *instanceSight) error {
 	if one.rec.Limits == limitsText(one.inst.GetLimits()) {
 		return nil
 	}
-	for _, part := range parts() {
+	if err := p.pending(one, func(r *record) { r.Limits = unknown }); err != nil {
+		return err
+	}
+	db, app, cron := shares(one.inst.GetLimits())
+	for part, l := range map[string]share{partDB: db, partApp: app, partCron: cron} {
 		have, wish := one.have[part], one.wish[part]
-		if have == nil || wish.Name == "" || have.Labels[labelWish] != wish.Labels[labelWish] {
+		if have == nil || wish.Name != "" && have.Labels[labelWish] != wish.Labels[labelWish] {
 			continue
 		}
-		if err := p.engine.UpdateLimits(ctx, have.ID, wish.MemoryBytes, wish.MilliCPUs, wish.PIDs); err != nil {
+		if err := p.engine.UpdateLimits(ctx, have.ID, l.memory, l.milliCPUs, l.pids); err != nil {
 			return errs.Wrap(part, err)
 		}
 	}
 	return nil
 }
 
+// pending notes that something is being changed, before it is.
+func (p *Provider) pending(one *instanceSight, change func(*record)) error {
+	rec, err := p.readRecord(one.inst.GetId())
+	if err != nil {
+		return err
+	}
+	change(rec)
+	return p.writeRecord(one.inst.GetId(), rec)
+}
+
 // readdress writes conf.php for another public address.
 func (p *Provider) readdress(ctx context.Context, one *instanceSight) error {
 	if !one.moved() {
 		return nil
+	}
+	if err := p.pending(one, func(r *record) { r.URL = unknown }); err != nil {
+		return err
 	}
 	tool, err := p.startTool(ctx, one.inst, dolibarr.VerbConfigure, true)
 	defer p.dropTool(ctx, tool)
@@ -217,15 +238,23 @@ func (p *Provider) note(one *instanceSight) error {
 }
 
 // bringBack makes an instance be as it was wished before; one that is new is stopped.
-func (p *Provider) bringBack(ctx context.Context, old *v1.InstanceSpec) error {
-	if old == nil {
-		return nil // what was made of it stays closed: the front does not know it
+func (p *Provider) bringBack(ctx context.Context, id string, old *v1.InstanceSpec) error {
+	if old != nil {
+		seen, err := p.look(ctx, &v1.DolibarrSpec{Instances: []*v1.InstanceSpec{old}})
+		if err != nil {
+			return err
+		}
+		return p.change(ctx, seen.instances[0])
 	}
-	seen, err := p.look(ctx, &v1.DolibarrSpec{Instances: []*v1.InstanceSpec{old}})
+	list, err := p.engine.Containers(ctx, LabelID+"="+id)
 	if err != nil {
 		return err
 	}
-	return p.change(ctx, seen.instances[0])
+	var failed []error
+	for i := range list {
+		failed = append(failed, p.down(ctx, &list[i], stopGrace))
+	}
+	return errs.Join(failed...)
 }
 
 func byID(spec *v1.DolibarrSpec, id string) *v1.InstanceSpec {
@@ -278,9 +307,11 @@ func (p *Provider) writeApplied(spec *v1.DolibarrSpec) error {
 
 // snapshot is what Rollback needs. It holds secrets, and so stays in memory: the phase of services is no commit.
 type snapshot struct {
-	Version int         `json:"version"`
-	Applied []byte      `json:"applied"`
-	Files   []host.File `json:"files"`
+	Version int    `json:"version"`
+	Applied []byte `json:"applied"`
+	// Files are those of the secrets, Secrets their versions by the instance's id. The rest of a record stays as it is: it says what is.
+	Files   []host.File                  `json:"files"`
+	Secrets map[string]map[string]string `json:"secrets"`
 }
 
 // Snapshot implements provider.Provider.
@@ -289,13 +320,17 @@ func (p *Provider) Snapshot(_ context.Context, pl plan) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := snapshot{Version: 1}
+	s := snapshot{Version: 1, Secrets: map[string]map[string]string{}}
 	if s.Applied, err = proto.Marshal(former); err != nil {
 		return nil, errs.Wrap("snapshot", err)
 	}
 	var paths []string
 	for _, inst := range former.GetInstances() {
-		paths = append(paths, p.recordFile(inst.GetId()))
+		rec, err := p.readRecord(inst.GetId())
+		if err != nil {
+			return nil, err
+		}
+		s.Secrets[inst.GetId()] = rec.Secrets
 		for _, name := range secretNames {
 			paths = append(paths, path.Join(p.secretsDir(inst.GetId()), name), path.Join(p.webSecretsDir(inst.GetId()), name))
 		}
@@ -316,6 +351,12 @@ func (p *Provider) Rollback(ctx context.Context, data []byte) error {
 	}
 	if _, err := p.host.Restore(s.Files); err != nil {
 		return err
+	}
+	for _, inst := range former.GetInstances() {
+		one := &instanceSight{inst: inst}
+		if err := p.pending(one, func(r *record) { r.Secrets = s.Secrets[inst.GetId()] }); err != nil {
+			return err
+		}
 	}
 	seen, err := p.look(ctx, former)
 	if err != nil {

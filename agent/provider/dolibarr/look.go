@@ -23,10 +23,13 @@ type instanceSight struct {
 	// have are its containers by part.
 	have map[string]*docker.Container
 	// wish are the containers that should run, by part.
-	wish    map[string]docker.ContainerSpec
-	network bool
+	wish map[string]docker.ContainerSpec
+	// subnet is its network's; empty when it has none.
+	subnet  string
 	volumes int
-	rec     *record
+	// err says that what is on the disk of it cannot be read.
+	err error
+	rec *record
 	// busy says that a task works on it, while it is closed.
 	busy bool
 	// secrets are those whose wanted version is not on the disk.
@@ -71,7 +74,7 @@ func (p *Provider) look(ctx context.Context, spec *v1.DolibarrSpec) (*sight, err
 	ids := map[string]string{}
 	for _, one := range out.instances {
 		if err := p.complete(ctx, one, ids); err != nil {
-			return nil, errs.Wrap("instance "+one.inst.GetName(), err)
+			return nil, err
 		}
 	}
 	return out, nil
@@ -84,7 +87,7 @@ func (p *Provider) lookAround(ctx context.Context, wanted map[string]*instanceSi
 	}
 	for _, n := range networks {
 		if one := wanted[n.Labels[LabelID]]; one != nil && n.Name == networkName(one.inst.GetId()) {
-			one.network = true
+			one.subnet = n.Subnet
 		}
 	}
 	volumes, err := p.engine.Volumes(ctx, LabelID)
@@ -162,8 +165,13 @@ func (one *instanceSight) differences() []string {
 	if one.busy {
 		return nil
 	}
-	if !one.network {
+	switch {
+	case one.err != nil:
+		list = append(list, "what was applied cannot be read")
+	case one.subnet == "":
 		list = append(list, "network: made")
+	case one.inst.GetSubnet() != "" && one.subnet != one.inst.GetSubnet():
+		list = append(list, "network: "+one.inst.GetSubnet()+" instead of "+one.subnet)
 	}
 	if one.volumes < len(volumeParts) {
 		list = append(list, "volumes: made")

@@ -16,18 +16,41 @@ import (
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
-// ensureNetwork makes an instance's own network. One of its name with another prefix is of a former life and goes.
+// ensureNetwork makes an instance's own network. One with another prefix goes, and with it the containers that are in it: they are made
+// again, and their data is in volumes.
 func (p *Provider) ensureNetwork(ctx context.Context, inst *v1.InstanceSpec) error {
 	list, err := p.engine.Networks(ctx, LabelID+"="+inst.GetId())
 	if err != nil {
 		return err
 	}
 	for _, n := range list {
-		if n.Name == networkName(inst.GetId()) && (n.Subnet == inst.GetSubnet() || inst.GetSubnet() == "") {
+		if n.Name != networkName(inst.GetId()) {
+			continue
+		}
+		if n.Subnet == inst.GetSubnet() || inst.GetSubnet() == "" {
 			return nil
+		}
+		if err := p.clearNetwork(ctx, inst.GetId(), n.Name); err != nil {
+			return err
 		}
 	}
 	return p.engine.CreateNetwork(ctx, networkName(inst.GetId()), inst.GetSubnet(), labels(inst, "network"))
+}
+
+func (p *Provider) clearNetwork(ctx context.Context, id, network string) error {
+	list, err := p.engine.Containers(ctx, LabelID+"="+id)
+	if err != nil {
+		return err
+	}
+	for i := range list {
+		if err := errs.Join(p.down(ctx, &list[i], stopGrace), p.engine.RemoveContainer(ctx, list[i].ID)); err != nil {
+			return err
+		}
+	}
+	if err := p.leaveNetwork(ctx, network); err != nil {
+		return err
+	}
+	return p.engine.RemoveNetwork(ctx, network)
 }
 
 func (p *Provider) ensureVolumes(ctx context.Context, inst *v1.InstanceSpec) error {
@@ -123,6 +146,9 @@ func (p *Provider) writeSecret(id, name string, value []byte) error {
 	return err
 }
 
+// unknown stands in a record for what is being changed: whatever is wished then is made again.
+const unknown = "?"
+
 // record is what was applied to an instance.
 type record struct {
 	// Secrets are the versions that are on the disk, by name.
@@ -140,7 +166,7 @@ func (p *Provider) readRecord(id string) (*record, error) {
 		return nil, err
 	}
 	if !f.Absent && json.Unmarshal(f.Data, rec) != nil {
-		rec = &record{} // all of it can be made again
+		rec = &record{URL: unknown} // all of it can be made again
 	}
 	if rec.Secrets == nil {
 		rec.Secrets = map[string]string{}
@@ -157,9 +183,10 @@ func (p *Provider) writeRecord(id string, rec *record) error {
 	return err
 }
 
-// up makes a container be as wished and run. It returns whether anything changed.
+// up makes a container be as wished and run.
 func (p *Provider) up(ctx context.Context, wish docker.ContainerSpec, have *docker.Container) error {
-	if have != nil && have.Labels[labelWish] != wish.Labels[labelWish] {
+	odd := have != nil && (have.State == "paused" || have.State == "dead" || have.State == "removing") // the engine does not start these
+	if odd || have != nil && have.Labels[labelWish] != wish.Labels[labelWish] {
 		if err := p.engine.StopContainer(ctx, have.ID, wish.StopTimeout); err != nil {
 			return err
 		}

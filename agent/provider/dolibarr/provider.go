@@ -139,26 +139,19 @@ func (p *Provider) Stage(ctx context.Context, spec *v1.DolibarrSpec) error {
 		return err
 	}
 	var failed []error
-	seen := map[string]bool{}
-	for _, i := range imagesOf(spec) {
-		if seen[i.GetUse()] {
-			continue
+	if spec.GetFront() != nil {
+		failed = append(failed, errs.Wrap("front", p.stageImage(ctx, spec.GetFront().GetImage())))
+	}
+	done := map[string]error{}
+	for _, inst := range spec.GetInstances() {
+		for _, i := range []*v1.StackImage{inst.GetAppImage(), inst.GetDbImage()} {
+			if _, known := done[i.GetUse()]; !known {
+				done[i.GetUse()] = p.stageImage(ctx, i)
+			}
+			failed = append(failed, errs.Wrap("instance "+inst.GetName()+": image "+i.GetUse(), done[i.GetUse()]))
 		}
-		seen[i.GetUse()] = true
-		failed = append(failed, errs.Wrap("image "+i.GetUse(), p.stageImage(ctx, i)))
 	}
 	return errs.Join(failed...)
-}
-
-func imagesOf(spec *v1.DolibarrSpec) []*v1.StackImage {
-	var list []*v1.StackImage
-	if spec.GetFront() != nil {
-		list = append(list, spec.GetFront().GetImage())
-	}
-	for _, inst := range spec.GetInstances() {
-		list = append(list, inst.GetAppImage(), inst.GetDbImage())
-	}
-	return list
 }
 
 // stageImage makes an image be on the host under the name that runs.

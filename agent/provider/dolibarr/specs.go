@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -113,7 +114,7 @@ func (p *Provider) appContainer(inst *v1.InstanceSpec) docker.ContainerSpec {
 	_, app, _ := shares(inst.GetLimits())
 	app.limit(&s)
 	if app.memory > 0 { // one page may take half of it: what does not fit is an error of PHP, and not a killed server
-		s.Env = append(s.Env, fmt.Sprintf("PHP_INI_MEMORY_LIMIT=%dM", max(app.memory/2, minCronMemory)/mib))
+		s.Env = append(s.Env, fmt.Sprintf(phpMemory+"%dM", max(app.memory/2, minCronMemory)/mib))
 	}
 	if !ours(inst) {
 		s.Env = append(s.Env, "DOLI_INSTALL_AUTO=0", "DOLI_CRON=0")
@@ -149,10 +150,15 @@ func (p *Provider) toolContainer(inst *v1.InstanceSpec, _ string, writable bool)
 	return s
 }
 
-// marked puts the digest of what a container is made of on it. Limits are left out: they change without a new container.
+// phpMemory is PHP's own limit.
+const phpMemory = "PHP_INI_MEMORY_LIMIT="
+
+// marked puts the digest of what a container is made of on it. Limits are left out: they change without a new container, and PHP's own
+// follows when there is one.
 func marked(s docker.ContainerSpec, imageID string) (docker.ContainerSpec, error) {
 	plain := s
 	plain.MemoryBytes, plain.MilliCPUs, plain.PIDs = 0, 0, 0
+	plain.Env = slices.DeleteFunc(slices.Clone(s.Env), func(v string) bool { return strings.HasPrefix(v, phpMemory) })
 	text, err := json.Marshal(plain)
 	if err != nil {
 		return s, errs.Wrap("describe a container", err)
