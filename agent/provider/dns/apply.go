@@ -23,6 +23,9 @@ const proofTime = time.Minute
 // beside is where a changed zone is written first.
 const beside = ".new"
 
+// original ends the names of the files that were there before ours.
+const original = ".before-infractl"
+
 // text is a zone's master file as it should be.
 func (p *Provider) text(ctx context.Context, z *v1.DnsZone) ([]byte, error) {
 	without, err := p.content(ctx, z.GetContentDigest())
@@ -199,6 +202,9 @@ func (p *Provider) place(l *looked, changes []change) error {
 		}
 	}
 	for _, f := range l.conf {
+		if err := p.keepOriginal(f.Path); err != nil {
+			return err
+		}
 		if _, err := p.host.Write(f); err != nil {
 			return err
 		}
@@ -221,6 +227,18 @@ func (p *Provider) place(l *looked, changes []change) error {
 		}
 	}
 	return nil
+}
+
+// keepOriginal copies a configuration file that is not ours, with its mode and owner, the first time only: what is edited by hand
+// later must not take the place of what was there before us.
+func (p *Provider) keepOriginal(file string) error {
+	have, err := p.host.Stat(file)
+	if err != nil || have.Absent || strings.HasPrefix(string(have.Data), header) || p.host.Exists(file+original) {
+		return err
+	}
+	have.Path = file + original
+	_, err = p.host.Write(have)
+	return errs.Wrap("keep "+file+" as it was", err)
 }
 
 // load makes bind read what changed: one zone, or the configuration, or all of it where bind does not run with ours yet.

@@ -1,6 +1,6 @@
 // Package dns runs bind9 as the name server of a host.
 //
-// Our files take the place of Debian's as a whole; what was there is in the snapshot. A changed zone is written beside the old one and
+// Our files take the place of Debian's as a whole; what was there is kept beside them. A changed zone is written beside the old one and
 // checked, the configuration is checked with it, then it takes the old one's place. That bind has taken it is asked of bind itself: its
 // rndc says "queued" also for a zone that it then refuses. Zones are static files; their contents are fetched before (Stage).
 package dns

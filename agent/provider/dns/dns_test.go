@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -126,6 +127,74 @@ func apply(t *testing.T, p *Provider, w wish) {
 	must(t, err)
 	must(t, p.Apply(t.Context(), pl))
 	must(t, p.Verify(t.Context(), w))
+}
+
+// The first apply keeps what was there, later ones leave that alone, and a first one that fails leaves no copies.
+func TestOriginalsAreKeptOnce(t *testing.T) {
+	s := server{map[string][]byte{}}
+	m := newMachine(t)
+	p := m.provider(s, &providertest.Faults{})
+	const file = "/etc/bind/named.conf.local"
+	must(t, os.Chmod(m.root+file, 0o640))
+	before, err := os.ReadFile(m.root + file)
+	must(t, err)
+	w := want(base(s.corp("", "corp.lab", 2026112400, "a")))
+	pl, err := p.Plan(t.Context(), w)
+	must(t, err)
+	if !strings.Contains(fmt.Sprint(pl.Changes), `zone \"old.lab\" {`) {
+		t.Errorf("the plan does not show the lines that go: %v", pl.Changes)
+	}
+	snapshot, err := p.Snapshot(t.Context(), pl)
+	must(t, err)
+	copied := func() string {
+		t.Helper()
+		text, err := os.ReadFile(m.root + file + original)
+		must(t, err)
+		info, err := os.Stat(m.root + file + original)
+		must(t, err)
+		if info.Mode() != 0o640 {
+			t.Errorf("the copy has mode %s", info.Mode())
+		}
+		return string(text)
+	}
+	must(t, p.Apply(t.Context(), pl))
+	if got := copied(); got != string(before) {
+		t.Errorf("the copy is %q", got)
+	}
+	must(t, p.Rollback(t.Context(), snapshot))
+	if left, err := filepath.Glob(m.root + "/etc/bind/*" + original); err != nil || len(left) > 0 {
+		t.Errorf("after the rollback there is %v, %v", left, err)
+	}
+	if text, err := os.ReadFile(m.root + file); err != nil || string(text) != string(before) {
+		t.Errorf("after the rollback the file is %q, %v", text, err)
+	}
+
+	apply(t, p, w)
+	must(t, os.WriteFile(m.root+file, []byte("// by hand\n"), 0o640))
+	apply(t, p, w)
+	if got := copied(); got != string(before) {
+		t.Errorf("after an edit by hand the copy is %q", got)
+	}
+}
+
+// A node that serves names no more keeps its name server as it is: nobody who still asks it is cut off by that.
+func TestANodeWithoutTheSectionIsLeftAlone(t *testing.T) {
+	s := server{map[string][]byte{}}
+	m := newMachine(t)
+	p := m.provider(s, &providertest.Faults{})
+	apply(t, p, want(base(s.corp("", "corp.lab", 2026112400, "a"))))
+	before, err := m.state()
+	must(t, err)
+	b := provider.Bind(p, func(h *v1.HostSpec) (*v1.DnsSpec, bool) { return h.GetDns(), h.GetDns() != nil }, Stages()...)
+	for _, stage := range Stages() {
+		if step, err := b.Plan(t.Context(), &v1.HostSpec{}, stage, nil); step != nil || err != nil {
+			t.Errorf("there is something to do: %v, %v", step, err)
+		}
+		must(t, b.Keep(t.Context(), &v1.HostSpec{}, stage, nil))
+	}
+	if after, err := m.state(); after != before || before == "" || err != nil {
+		t.Errorf("bind serves\n%s\nand not\n%s: %v", after, before, err)
+	}
 }
 
 // What named-checkzone refuses never takes the old zone's place; what bind refuses without a word is noticed, and taken back.

@@ -28,7 +28,7 @@ func (p *Provider) Snapshot(_ context.Context, pl plan) ([]byte, error) {
 	}
 	paths := append([]string{stateFile, keyFile, checkFile}, links()...)
 	for _, f := range l.conf {
-		paths = append(paths, f.Path)
+		paths = append(paths, f.Path, f.Path+original)
 	}
 	for _, z := range append(l.zones, l.begin...) {
 		paths = append(paths, zoneFile(z), zoneFile(z)+beside)
