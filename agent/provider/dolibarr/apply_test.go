@@ -180,7 +180,7 @@ func TestFailedNewOneIsStopped(t *testing.T) {
 	}
 }
 
-func TestLeftThatCannotStopKeepsOthersBack(t *testing.T) {
+func TestLeftThatCannotStopKeepsNobodyBack(t *testing.T) {
 	r := newCore(t)
 	inst := testInstance("ijklmnop", "beta")
 	r.do(installTask(inst, false))
