@@ -54,6 +54,7 @@ func (p *Provider) Apply(ctx context.Context, pl plan) error {
 	if err != nil {
 		return err
 	}
+	p.closeFirst(ctx, seen, spec)
 	now := proto.Clone(spec).(*v1.DolibarrSpec)
 	var failed []error
 	back := true
@@ -88,6 +89,20 @@ func (p *Provider) Apply(ctx context.Context, pl plan) error {
 		return errs.New(errs.RolledBack, "%w", err).WithHint("%s", errs.HintOf(err))
 	}
 	return err
+}
+
+// closeFirst lets the front answer for instances that are to stop before they do: their customers see the page, never an error, and no idle
+// connection of the front keeps an application from ending. What fails here is tried again, and said, after the instances.
+func (p *Provider) closeFirst(ctx context.Context, seen *sight, spec *v1.DolibarrSpec) {
+	stops := func(one *instanceSight) bool {
+		return one.wish[partApp].Name == "" && one.have[partApp] != nil && isUp(one.have[partApp])
+	}
+	if spec.GetFront() == nil || !slices.ContainsFunc(seen.instances, stops) {
+		return
+	}
+	if err := p.frontApply(ctx, spec); err != nil {
+		p.log.Debug("the front is not as wished yet", "error", err)
+	}
 }
 
 // each changes instances side by side, and returns the error of each.
@@ -157,12 +172,14 @@ func (p *Provider) change(ctx context.Context, one *instanceSight) error {
 	if err := p.readdress(ctx, one); err != nil {
 		return err
 	}
+	var ups []func() error
 	for _, part := range parts()[1:] {
 		if one.wish[part].Name != "" {
-			if err := p.up(ctx, one.wish[part], one.have[part]); err != nil {
-				return errs.Wrap(part, err)
-			}
+			ups = append(ups, func() error { return errs.Wrap(part, p.up(ctx, one.wish[part], one.have[part])) })
 		}
+	}
+	if err := all(ups...); err != nil {
+		return err
 	}
 	return p.note(one)
 }

@@ -174,3 +174,31 @@ func TestFrontIsMadeAnewAfterAFaultAnywhere(t *testing.T) {
 		r.inSync(spec)
 	}
 }
+
+func TestFrontShowsThePageBeforeAnApplicationStops(t *testing.T) {
+	r := newTaskRig(t)
+	inst := testInstance(acmeID, "acme")
+	r.do(installTask(inst, false))
+	inst.Mode = runningMode
+	spec := frontSpec(inst)
+	apply := func() {
+		pl, err := r.Plan(t.Context(), wish{Spec: spec})
+		must(t, err)
+		must(t, r.Apply(t.Context(), pl))
+	}
+	apply()
+	stops := 0
+	r.engine.fault = func(op string) error {
+		if op == "stop" {
+			if stops++; strings.Contains(r.engine.loaded, containerName(acmeID, "app")) {
+				t.Error("the front still passes requests on")
+			}
+		}
+		return nil
+	}
+	inst.Mode = v1.InstanceMode_INSTANCE_MODE_SUSPENDED
+	apply()
+	if stops != 2 {
+		t.Errorf("%d containers were stopped, want application and database", stops)
+	}
+}
