@@ -42,6 +42,7 @@ flows:
   - {name: vpn,     from: internet,     to: vrouter,      ports: [51820/udp]}
   - {name: admin,   from: vpn,          to: client-relay, ports: [ssh]}
   - {name: bastion, from: client-relay, to: all,          ports: [ssh]}
+dns: {primary: srv-dhcp-dns, forwarders: [203.0.113.1]}
 vpn: {interface: wg0, address: 10.0.20.1, port: 51820}
 ssh: {port: 202, users: [operator], max_auth_tries: 4}
 accounts:

@@ -13,6 +13,7 @@ import (
 
 	"github.com/infractl/infractl/internal/lab"
 	"github.com/infractl/infractl/internal/lab/demo"
+	"github.com/infractl/infractl/internal/lab/laptop"
 )
 
 const outside = "192.168.8.30"
@@ -33,7 +34,8 @@ s = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=float(sys.
 print(s.recv(64).decode())
 `
 
-var laptop *Laptop
+// remote is the machine that comes in through the tunnel; the tests go on with it.
+var remote *laptop.Laptop
 
 // TestRouter is the life of a router: each part stands on the one before it.
 func TestRouter(t *testing.T) {
@@ -135,7 +137,7 @@ func flowsHold(t *testing.T) {
 
 func tunnel(t *testing.T) {
 	var err error
-	if laptop, err = NewLaptop(t.Context(), site.Lab.VM(demo.Internet), "eth0", "192.168.8.77/24"); err != nil {
+	if remote, err = laptop.New(t.Context(), site.Lab.VM(demo.Internet), "eth0", "192.168.8.77/24"); err != nil {
 		t.Fatal(err)
 	}
 	file := filepath.Join(t.TempDir(), "laptop.conf")
@@ -146,14 +148,7 @@ func tunnel(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := laptop.Connect(t.Context(), string(text)); err != nil {
-		t.Fatal(err)
-	}
-	key, err := os.ReadFile(site.SSHKey())
-	if err == nil {
-		err = site.Lab.VM(demo.Internet).WriteFile(t.Context(), "/root/id", 0o600, key)
-	}
-	if err != nil {
+	if err := remote.Connect(t.Context(), string(text)); err != nil {
 		t.Fatal(err)
 	}
 	throughTheTunnel(t)
@@ -167,21 +162,36 @@ func tunnel(t *testing.T) {
 	}
 }
 
-// throughTheTunnel wants a ping, a login to the relay, and nothing else.
+// throughTheTunnel wants a ping, names, a login to the relay, and nothing else.
 func throughTheTunnel(t *testing.T) {
 	t.Helper()
 	eventually(t, 20*time.Second, "a ping through the tunnel", func() bool {
-		ok, err := laptop.Ping(t.Context(), "10.0.10.4")
+		ok, err := remote.Ping(t.Context(), "10.0.10.4")
 		return ok && err == nil
 	})
-	r, err := laptop.Exec(t.Context(), "ssh", "-F", "none", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no",
-		"-o", "UserKnownHostsFile=/dev/null", "-o", "ConnectTimeout=5", "-i", "/root/id", "-p", "202", "operator@10.0.10.4", "hostname")
-	if err != nil || strings.TrimSpace(r.Stdout) != demo.Relay {
-		t.Errorf("login to the relay: %v %q %s", err, r.Stdout, r.Stderr)
+	key, err := os.ReadFile(site.SSHKey())
+	if err != nil {
+		t.Fatal(err)
 	}
-	for address, port := range map[string]int{"10.0.10.10": 202, "10.0.10.1": 202, "10.0.10.4": 22} {
-		if open, err := laptop.Open(t.Context(), address, port); open || err != nil {
-			t.Errorf("port %d of %s is open to the tunnel, error %v", port, address, err)
+	if got, err := remote.Login(t.Context(), key, "operator", "10.0.10.4", 202, "hostname"); err != nil || got != demo.Relay {
+		t.Errorf("login to the relay: %v %q", err, got)
+	}
+	for _, c := range []struct {
+		question []string
+		want     string
+	}{{[]string{"client-relay.projetpro.lab"}, "10.0.10.4"}, {[]string{"-x", "10.0.10.10"}, services + ".projetpro.lab."},
+		{[]string{"+tcp", "vrouter.projetpro.lab"}, "10.0.10.1"}} {
+		if got, err := remote.Dig(t.Context(), c.question...); err != nil || got != c.want {
+			t.Errorf("dig %v through the tunnel: %q, %v, want %s", c.question, got, err, c.want)
+		}
+	}
+	// The web ports of the services machine are open to the internet, at the outside address: not to the tunnel.
+	for address, ports := range map[string][]int{"10.0.10.10": {202, 80, 443, 8080}, "10.0.10.1": {202, 53, 22}, "10.0.20.1": {202},
+		"10.0.10.4": {22, 53}} {
+		for _, port := range ports {
+			if open, err := remote.Open(t.Context(), address, port); open || err != nil {
+				t.Errorf("port %d of %s is open to the tunnel, error %v", port, address, err)
+			}
 		}
 	}
 }
@@ -217,7 +227,7 @@ func peerRemoved(t *testing.T) {
 	}
 	// The command does not wait for the router, which hears of it by a rollout of its own.
 	eventually(t, 20*time.Second, "the removed peer is out", func() bool {
-		ok, err := laptop.Ping(t.Context(), "10.0.10.4")
+		ok, err := remote.Ping(t.Context(), "10.0.10.4")
 		return !ok && err == nil
 	})
 	eventually(t, 20*time.Second, "the rollout is over", func() bool {
