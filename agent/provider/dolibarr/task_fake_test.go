@@ -337,7 +337,11 @@ func (e *testEngine) Run(ctx context.Context, id string, argv []string, user str
 	if stdin != nil {
 		input, _ = io.ReadAll(stdin) // a test's reader does not fail
 	}
-	done, err := e.begin(ctx, "run "+argv[0]+" "+argv[len(argv)-1][:min(9, len(argv[len(argv)-1]))])
+	program := argv[0]
+	if stdin != nil {
+		program += " with input"
+	}
+	done, err := e.begin(ctx, "run "+program+" "+argv[len(argv)-1][:min(9, len(argv[len(argv)-1]))])
 	if err != nil {
 		return 0, err
 	}
@@ -357,7 +361,7 @@ func (e *testEngine) Run(ctx context.Context, id string, argv []string, user str
 		for _, m := range c.spec.Mounts {
 			e.loaded = e.read(m.Host + "/caddy.json")
 		}
-	case argv[0] == "sh":
+	case argv[0] == "sh" && stdin != nil:
 		e.sqls = append(e.sqls, string(input))
 	}
 	return 0, nil

@@ -144,7 +144,7 @@ func TestBadTemplatesAreNotUsed(t *testing.T) {
 		"another image":    func(r *taskRig, _ string) { r.engine.images["infractl/mariadb:10.11"] = "sha256:newer" },
 		"statements fail": func(r *taskRig, _ string) {
 			r.engine.fault = func(op string) error {
-				if strings.HasPrefix(op, "run sh") {
+				if strings.HasPrefix(op, "run sh with input") {
 					return errs.New(errs.Internal, "ERROR 1045 near 'VALUEOFdb0v1'")
 				}
 				return nil
@@ -165,6 +165,16 @@ func TestBadTemplatesAreNotUsed(t *testing.T) {
 			r.engine.fault = func(string) error { return nil }
 			r.checkInstalled(acmeID)
 		})
+	}
+}
+
+func TestWhatTheDatabaseSaysHoldsNoSecret(t *testing.T) {
+	r := newTaskRig(t)
+	r.do(installTask(testInstance(acmeID, "acme"), false))
+	r.engine.fault = func(string) error { return errs.New(errs.Internal, "ERROR 1064 near 'VALUEOFdb0v1'").WithHint("look") }
+	err := r.sql(t.Context(), containerName(acmeID, "db"), "ALTER USER x IDENTIFIED BY 'VALUEOFdb0v1'", "VALUEOFdb0v1")
+	if err == nil || strings.Contains(err.Error(), "VALUEOF") || !strings.Contains(err.Error(), "1064 near '***'") || errs.HintOf(err) != "look" {
+		t.Errorf("err = %v", err)
 	}
 }
 

@@ -226,7 +226,13 @@ func (p *Provider) cold(ctx context.Context, t *steps, inst *v1.InstanceSpec, in
 	defer func() { p.dropTool(ctx, tool) }()
 	err := t.do("start", func() error {
 		return all(
-			func() (err error) { db, err = p.startDB(ctx, p.dbContainer(inst, true)); return err },
+			func() (err error) {
+				spec := p.dbContainer(inst, true)
+				if db, err = p.startDB(ctx, spec); err != nil {
+					return err
+				}
+				return p.reachable(ctx, db, spec.Name)
+			},
 			func() (err error) { tool, err = p.startTool(ctx, inst, dolibarr.VerbInstall, true); return err },
 		)
 	})

@@ -89,6 +89,26 @@ func (p *Provider) verb(ctx context.Context, t *steps, container, verb string, i
 	return answer, errs.Wrap(verb, err)
 }
 
+// reachScript waits until the server takes connections of the network: the one of a first start takes none. A ping that is refused for want
+// of a password has reached it.
+const reachScript = `i=0
+until mariadb-admin --no-defaults --protocol=tcp --host=127.0.0.1 --connect-timeout=5 ping >/dev/null 2>&1; do
+  [ $i -lt 6000 ] || exit 1
+  sleep 0.05; i=$((i+1))
+done`
+
+// reachable waits until a database takes connections of the network.
+func (p *Provider) reachable(ctx context.Context, container, name string) error {
+	code, err := p.engine.Run(ctx, container, []string{"sh", "-c", reachScript}, "mysql", nil, nil)
+	if err == nil && code != 0 {
+		err = errs.New(errs.Timeout, "it takes no connection")
+	}
+	if err == nil {
+		return nil
+	}
+	return errs.New(errs.CodeOf(err), "the database does not come up: %w", err).WithHint("docker logs %s says why", name)
+}
+
 // sqlScript waits for the server's socket and feeds it the statements of its input.
 const sqlScript = `i=0
 while [ ! -S /run/mysqld/mysqld.sock ] && [ $i -lt 1500 ]; do sleep 0.04; i=$((i+1)); done
