@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/infractl/infractl/agent/host"
+	"github.com/infractl/infractl/agent/iptables/nstest"
 	"github.com/infractl/infractl/agent/provider"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
@@ -18,10 +19,10 @@ const firstBoot = `{"ssh_from": ["10.99.0.4", "fd99::4"], "ports": [7443]}`
 func (w *world) rebooted(t *testing.T, root string) *host.Host {
 	t.Helper()
 	for _, program := range []string{"iptables", "ip6tables"} {
-		mustRun(t, inside(w.host, program, "-F")...)
-		mustRun(t, inside(w.host, program, "-X")...)
+		nstest.MustRun(t, nstest.Inside(w.host, program, "-F")...)
+		nstest.MustRun(t, nstest.Inside(w.host, program, "-X")...)
 	}
-	return host.New(host.Config{Root: root, Runner: nsRunner{ns: w.host}})
+	return host.New(host.Config{Root: root, Runner: nstest.Runner{NS: w.host}})
 }
 
 func write(t *testing.T, root, path, content string) {
@@ -107,7 +108,7 @@ func TestBoot(t *testing.T) {
 		keep(t, root)
 		boot(t, root, BootedKept, false)
 		see(t, silent, open, silent, open, silent)
-		if got, err := Boot(context.Background(), host.New(host.Config{Root: root, Runner: nsRunner{ns: w.host}})); err != nil || got != BootedKept {
+		if got, err := Boot(context.Background(), host.New(host.Config{Root: root, Runner: nstest.Runner{NS: w.host}})); err != nil || got != BootedKept {
 			t.Errorf("second Boot = %q, %v", got, err)
 		}
 	})
@@ -181,7 +182,7 @@ func TestDockersChainIsThereBeforeDockerStarts(t *testing.T) {
 	if _, err := Boot(context.Background(), w.rebooted(t, root)); err != nil {
 		t.Fatal(err)
 	}
-	got := mustRun(t, inside(w.host, "iptables", "-S", dockerUser)...)
+	got := nstest.MustRun(t, nstest.Inside(w.host, "iptables", "-S", dockerUser)...)
 	if want := "-N DOCKER-USER\n-A DOCKER-USER -j INFRACTL-FWD\n"; got != want {
 		t.Errorf("%s holds\n%s\nwant\n%s", dockerUser, got, want)
 	}

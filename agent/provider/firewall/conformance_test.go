@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/infractl/infractl/agent/host"
+	"github.com/infractl/infractl/agent/iptables/nstest"
 	"github.com/infractl/infractl/agent/provider"
 	"github.com/infractl/infractl/agent/provider/providertest"
 	"github.com/infractl/infractl/internal/errs"
@@ -64,7 +65,7 @@ func secondSpec() *v1.FirewallSpec {
 // bench is a suite with the namespaces of its machines, by root.
 type bench struct {
 	suite providertest.Suite[*v1.FirewallSpec]
-	run   nsRunner
+	run   nstest.Runner
 	ns    map[string]string
 	// rules are what iptables-restore is given on a fresh machine, and files what stands there.
 	rules map[family]string
@@ -73,7 +74,7 @@ type bench struct {
 
 // newBench makes a suite whose machines begin where the wishes before were kept: that is done once, and then copied.
 func newBench(t *testing.T, legacy bool, rules string, before ...provider.Wish[*v1.FirewallSpec]) *bench {
-	b := &bench{run: nsRunner{legacy: legacy}, ns: map[string]string{}, rules: map[family]string{v4: rules, v6: foreignV6}}
+	b := &bench{run: nstest.Runner{Legacy: legacy}, ns: map[string]string{}, rules: map[family]string{v4: rules, v6: foreignV6}}
 	h, _, run := b.machine(t, &providertest.Faults{})
 	p := New(Config{Host: h})
 	for _, w := range before {
@@ -84,7 +85,7 @@ func newBench(t *testing.T, legacy bool, rules string, before ...provider.Wish[*
 		t.Fatal(err)
 	}
 	for _, f := range []family{v4, v6} {
-		b.rules[f] = mustRun(t, inside(run.ns, run.program(f.Save()))...)
+		b.rules[f] = nstest.MustRun(t, nstest.Inside(run.NS, run.Program(f.Save()))...)
 	}
 	b.suite = providertest.Suite[*v1.FirewallSpec]{
 		MaxFaults: 3, // the first bench tries every call; the others differ from it in their rules, not in their calls
@@ -95,8 +96,8 @@ func newBench(t *testing.T, legacy bool, rules string, before ...provider.Wish[*
 			}
 			return providertest.Env[*v1.FirewallSpec]{
 				Provider: New(Config{Host: h}), Root: root,
-				State:   func() (string, error) { return run.saved() },
-				Foreign: func() (string, error) { return run.foreign() },
+				State:   func() (string, error) { return saved(run) },
+				Foreign: func() (string, error) { return foreign(run) },
 				Restart: func() provider.Provider[*v1.FirewallSpec] { return New(Config{Host: h}) },
 			}
 		},
@@ -104,12 +105,12 @@ func newBench(t *testing.T, legacy bool, rules string, before ...provider.Wish[*
 	return b
 }
 
-func (b *bench) machine(t *testing.T, f *providertest.Faults) (*host.Host, string, nsRunner) {
+func (b *bench) machine(t *testing.T, f *providertest.Faults) (*host.Host, string, nstest.Runner) {
 	root, run := t.TempDir(), b.run
-	run.ns = newNamespace(t, "conf")
-	b.ns[root] = run.ns
+	run.NS = nstest.New(t, "conf")
+	b.ns[root] = run.NS
 	for f, text := range b.rules {
-		restoreText(t, run.ns, run.program(f.Restore()), text)
+		restoreText(t, run.NS, run.Program(f.Restore()), text)
 	}
 	return host.New(host.Config{Root: root, Runner: f.Runner(run), Fault: f.Op}), root, run
 }
@@ -123,7 +124,7 @@ func (b *bench) drift(name string, commands ...string) {
 	b.suite.Drifts = append(b.suite.Drifts, providertest.Drift[*v1.FirewallSpec]{
 		Name: name, Do: func(t *testing.T, env providertest.Env[*v1.FirewallSpec]) {
 			for _, c := range commands {
-				mustRun(t, inside(b.ns[env.Root], strings.Fields(c)...)...)
+				nstest.MustRun(t, nstest.Inside(b.ns[env.Root], strings.Fields(c)...)...)
 			}
 		},
 	})
@@ -144,7 +145,7 @@ func (b *bench) refusal(name string, files map[string]string, commands ...string
 				}
 			}
 			for _, c := range commands {
-				mustRun(t, inside(b.ns[env.Root], strings.Fields(c)...)...)
+				nstest.MustRun(t, nstest.Inside(b.ns[env.Root], strings.Fields(c)...)...)
 			}
 		},
 	})

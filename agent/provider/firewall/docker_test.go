@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/infractl/infractl/agent/host"
+	"github.com/infractl/infractl/agent/iptables/nstest"
 	"github.com/infractl/infractl/agent/provider"
 )
 
@@ -19,19 +20,19 @@ var (
 // container makes a namespace that hangs on a bridge of the host, as Docker does.
 func (w *world) container(t testing.TB, bridge string, gateway, addr netip.Addr) string {
 	t.Helper()
-	ns := newNamespace(t, "ctr")
-	if _, err := command(nil, "ip", "-n", w.host, "link", "show", bridge); err != nil {
-		mustRun(t, "ip", "-n", w.host, "link", "add", bridge, "type", "bridge")
-		mustRun(t, "ip", "-n", w.host, "addr", "add", gateway.String()+"/16", "dev", bridge)
-		mustRun(t, "ip", "-n", w.host, "link", "set", bridge, "up")
+	ns := nstest.New(t, "ctr")
+	if _, err := nstest.Command(nil, "ip", "-n", w.host, "link", "show", bridge); err != nil {
+		nstest.MustRun(t, "ip", "-n", w.host, "link", "add", bridge, "type", "bridge")
+		nstest.MustRun(t, "ip", "-n", w.host, "addr", "add", gateway.String()+"/16", "dev", bridge)
+		nstest.MustRun(t, "ip", "-n", w.host, "link", "set", bridge, "up")
 	}
 	_, last, _ := strings.Cut(addr.String(), ".")
 	veth := "v" + strings.ReplaceAll(last, ".", "")
-	mustRun(t, "ip", "link", "add", "eth0", "netns", ns, "type", "veth", "peer", "name", veth, "netns", w.host)
-	mustRun(t, "ip", "-n", w.host, "link", "set", veth, "master", bridge, "up")
-	mustRun(t, "ip", "-n", ns, "addr", "add", addr.String()+"/16", "dev", "eth0")
-	mustRun(t, "ip", "-n", ns, "link", "set", "eth0", "up")
-	mustRun(t, "ip", "-n", ns, "route", "add", "default", "via", gateway.String())
+	nstest.MustRun(t, "ip", "link", "add", "eth0", "netns", ns, "type", "veth", "peer", "name", veth, "netns", w.host)
+	nstest.MustRun(t, "ip", "-n", w.host, "link", "set", veth, "master", bridge, "up")
+	nstest.MustRun(t, "ip", "-n", ns, "addr", "add", addr.String()+"/16", "dev", "eth0")
+	nstest.MustRun(t, "ip", "-n", ns, "link", "set", "eth0", "up")
+	nstest.MustRun(t, "ip", "-n", ns, "route", "add", "default", "via", gateway.String())
 	return ns
 }
 
@@ -42,7 +43,7 @@ func TestContainersReachAndAreReachedOnlyByTheirFlows(t *testing.T) {
 	c2 := w.container(t, "br-app", gateway2, container2)
 	n2 := w.container(t, "br-app", gateway2, neighbour2)
 	for _, name := range []string{"net.ipv4.ip_forward=1", "net.bridge.bridge-nf-call-iptables=1"} {
-		mustRun(t, inside(w.host, "sysctl", "-q", "-w", name)...)
+		nstest.MustRun(t, nstest.Inside(w.host, "sysctl", "-q", "-w", name)...)
 	}
 	listen(t, c1, 80)
 	listen(t, n2, 3306)
@@ -120,9 +121,9 @@ COMMIT
 		}
 	})
 	t.Run("also after a flush of everything and repair", func(t *testing.T) {
-		mustRun(t, inside(w.host, "iptables", "-F", chainIn)...)
-		mustRun(t, inside(w.host, "ip6tables", "-F")...)
-		mustRun(t, inside(w.host, "ip6tables", "-X")...)
+		nstest.MustRun(t, nstest.Inside(w.host, "iptables", "-F", chainIn)...)
+		nstest.MustRun(t, nstest.Inside(w.host, "ip6tables", "-F")...)
+		nstest.MustRun(t, nstest.Inside(w.host, "ip6tables", "-X")...)
 		if done, err := p.Repair(context.Background()); err != nil || len(done) == 0 {
 			t.Errorf("Repair = %q, %v", done, err)
 		}
@@ -139,7 +140,7 @@ func TestInstancesHaveOnlyTheFlowsThatNameThem(t *testing.T) {
 	stack := w.container(t, "docker0", gateway1, container1)
 	instance := w.container(t, "br-inst", gateway2, container2)
 	for _, name := range []string{"net.ipv4.ip_forward=1", "net.bridge.bridge-nf-call-iptables=1"} {
-		mustRun(t, inside(w.host, "sysctl", "-q", "-w", name)...)
+		nstest.MustRun(t, nstest.Inside(w.host, "sysctl", "-q", "-w", name)...)
 	}
 	listen(t, w.host, 53, 9100)
 	listen(t, w.peer, 53, 80, 443, 587)
@@ -174,10 +175,10 @@ func TestInstancesHaveOnlyTheFlowsThatNameThem(t *testing.T) {
 
 func TestDockersChainsStayAsTheyAre(t *testing.T) {
 	t.Parallel()
-	run := nsRunner{ns: newNamespace(t, "host")}
-	restoreText(t, run.ns, "iptables-restore", dockerRules)
-	restoreText(t, run.ns, "ip6tables-restore", foreignV6)
-	before, err := run.foreign()
+	run := nstest.Runner{NS: nstest.New(t, "host")}
+	restoreText(t, run.NS, "iptables-restore", dockerRules)
+	restoreText(t, run.NS, "ip6tables-restore", foreignV6)
+	before, err := foreign(run)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -190,7 +191,7 @@ func TestDockersChainsStayAsTheyAre(t *testing.T) {
 	if _, err := Boot(context.Background(), h); err != nil {
 		t.Fatal(err)
 	}
-	after, err := run.foreign()
+	after, err := foreign(run)
 	if err != nil {
 		t.Fatal(err)
 	}

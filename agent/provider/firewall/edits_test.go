@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/infractl/infractl/agent/host"
+	"github.com/infractl/infractl/agent/iptables/nstest"
 	"github.com/infractl/infractl/agent/provider"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
@@ -132,7 +133,7 @@ func (tr *trial) run(e edit) error {
 	w := tr.world
 	for _, program := range []string{"iptables", "ip6tables"} {
 		for _, option := range []string{"-F", "-X"} {
-			if _, err := command(nil, inside(w.host, program, option)...); err != nil {
+			if _, err := nstest.Command(nil, nstest.Inside(w.host, program, option)...); err != nil {
 				return err
 			}
 		}
@@ -142,7 +143,7 @@ func (tr *trial) run(e edit) error {
 		return err
 	}
 	defer os.RemoveAll(root)
-	p := New(Config{Host: host.New(host.Config{Root: root, Runner: nsRunner{ns: w.host}})})
+	p := New(Config{Host: host.New(host.Config{Root: root, Runner: nstest.Runner{NS: w.host}})})
 	p.flaw = tr.flaw
 	stage := func(rules []*v1.FirewallRule, s provider.Stage, laggards ...string) ([]byte, error) {
 		return tr.apply(p, wishFor(spec(rules...), s, laggards...))

@@ -13,6 +13,7 @@ import (
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 
 	"github.com/infractl/infractl/agent/iptables"
+	"github.com/infractl/infractl/agent/iptables/nstest"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -120,14 +121,14 @@ func TestKernelPrintsWhatWasRendered(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, legacy := range []bool{false, true} {
-			run := nsRunner{ns: newNamespace(t, "golden"), legacy: legacy}
+			run := nstest.Runner{NS: nstest.New(t, "golden"), Legacy: legacy}
 			for _, f := range []family{v4, v6} {
 				want, err := render(rs, f, faults{})
 				if err != nil {
 					t.Fatal(err)
 				}
-				restoreText(t, run.ns, run.program(f.Restore()), iptables.Transaction(kernel{}, want, false))
-				k, err := iptables.Parse(iptables.Filter(), mustRun(t, inside(run.ns, run.program(f.Save()), "-t", "filter")...))
+				restoreText(t, run.NS, run.Program(f.Restore()), iptables.Transaction(kernel{}, want, false))
+				k, err := iptables.Parse(iptables.Filter(), nstest.MustRun(t, nstest.Inside(run.NS, run.Program(f.Save()), "-t", "filter")...))
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/infractl/infractl/agent/host"
+	"github.com/infractl/infractl/agent/iptables/nstest"
 	"github.com/infractl/infractl/agent/provider"
 )
 
@@ -155,11 +156,11 @@ func (f *failing) Run(ctx context.Context, cmd host.Cmd) (host.Output, error) {
 
 func TestSecondFamilyFailingPutsTheFirstBack(t *testing.T) {
 	t.Parallel()
-	run := nsRunner{ns: newNamespace(t, "host")}
+	run := nstest.Runner{NS: nstest.New(t, "host")}
 	fail := &failing{Runner: run}
 	p := New(Config{Host: host.New(host.Config{Root: t.TempDir(), Runner: fail})})
 	kept(t, p, wishFor(firstSpec(), provider.Narrowing))
-	before, err := run.saved()
+	before, err := saved(run)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,7 +172,7 @@ func TestSecondFamilyFailingPutsTheFirstBack(t *testing.T) {
 	if err := p.Apply(context.Background(), plan); err == nil {
 		t.Fatal("Apply gave no error")
 	}
-	after, err := run.saved()
+	after, err := saved(run)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -182,7 +183,7 @@ func TestSecondFamilyFailingPutsTheFirstBack(t *testing.T) {
 
 func TestANoOpPlanCostsTwoProcesses(t *testing.T) {
 	t.Parallel()
-	count := &counting{Runner: nsRunner{ns: newNamespace(t, "host")}}
+	count := &counting{Runner: nstest.Runner{NS: nstest.New(t, "host")}}
 	p := New(Config{Host: host.New(host.Config{Root: t.TempDir(), Runner: count})})
 	kept(t, p, wishFor(firstSpec(), provider.Narrowing))
 	count.n = 0
@@ -212,7 +213,7 @@ func ping(t *testing.T, ns string, from, to netip.Addr) {
 	if to.Is6() {
 		network, request, reply = "ip6:ipv6-icmp", 128, 129
 	}
-	err := within(ns, func() error {
+	err := nstest.Within(ns, func() error {
 		c, err := net.ListenPacket(network, from.String())
 		if err != nil {
 			return err

@@ -5,61 +5,19 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
-	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/infractl/infractl/agent/host"
+	"github.com/infractl/infractl/agent/iptables/nstest"
 )
 
 // The tests run real iptables and real routes in network namespaces of their own. WireGuard itself stands apart: wgRunner plays
 // it and the unit that runs it, with a plain interface in its place; the lab has the real one. They need root.
-
-var namespaces atomic.Int64 // unique names in one test binary
-
-func newNamespace(t testing.TB, kind string) string {
-	t.Helper()
-	name := fmt.Sprintf("irt%d-%d-%s", os.Getpid(), namespaces.Add(1), kind)
-	mustRun(t, "ip", "netns", "add", name)
-	t.Cleanup(func() { mustRun(t, "ip", "netns", "del", name) })
-	mustRun(t, "ip", "-n", name, "link", "set", "lo", "up")
-	return name
-}
-
-func mustRun(t testing.TB, argv ...string) string {
-	t.Helper()
-	out, err := command(argv...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out
-}
-
-func command(argv ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-	defer cancel()
-	c := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	c.Env = append(os.Environ(), "LC_ALL=C")
-	var stdout, stderr strings.Builder
-	c.Stdout, c.Stderr = &stdout, &stderr
-	if err := c.Run(); err != nil {
-		return stdout.String(), fmt.Errorf("%s: %w: %s", strings.Join(argv, " "), err, stderr.String())
-	}
-	return stdout.String(), nil
-}
-
-func inside(ns string, argv ...string) []string {
-	return append([]string{"nsenter", "--net=/run/netns/" + ns}, argv...)
-}
 
 // wgRunner runs a provider's commands in a namespace and plays wg, systemctl and the kernel's WireGuard.
 type wgRunner struct {
@@ -89,14 +47,7 @@ func (r wgRunner) Run(ctx context.Context, cmd host.Cmd) (host.Output, error) {
 	case strings.HasPrefix(line, "ip link del"):
 		r.forget(argv[len(argv)-1])
 	}
-	argv = slices.Clone(argv)
-	for i, word := range argv {
-		if r.legacy && (strings.HasSuffix(word, "tables-save") || strings.HasSuffix(word, "tables-restore")) {
-			argv[i] = strings.Replace(word, "tables-", "tables-legacy-", 1)
-		}
-	}
-	cmd.Argv = inside(r.ns, argv...)
-	return host.New(host.Config{}).RunCmd(ctx, cmd)
+	return nstest.Runner{NS: r.ns, Legacy: r.legacy}.Run(ctx, cmd)
 }
 
 func (r wgRunner) forget(device string) {
@@ -106,7 +57,7 @@ func (r wgRunner) forget(device string) {
 }
 
 func (r wgRunner) link(device string) error {
-	_, err := command("ip", "-n", r.ns, "link", "add", device, "type", "veth", "peer", "name", "p-"+device)
+	_, err := nstest.Command(nil, "ip", "-n", r.ns, "link", "add", device, "type", "veth", "peer", "name", "p-"+device)
 	return err
 }
 
@@ -119,7 +70,7 @@ func (r wgRunner) systemctl(verb string) error {
 		return fmt.Errorf("Unit %s not found", unitName)
 	}
 	device := regexp.MustCompile(`wireguard-go -f (\S+)`).FindStringSubmatch(string(data))[1]
-	_, _ = command("ip", "-n", r.ns, "link", "del", device) // it may not be there
+	_, _ = nstest.Command(nil, "ip", "-n", r.ns, "link", "del", device) // it may not be there
 	r.forget(device)
 	if verb == "restart" {
 		return r.link(device)
@@ -131,7 +82,7 @@ func (r wgRunner) wg(argv []string, stdin string) (host.Output, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	device := argv[2]
-	if _, err := command("ip", "-n", r.ns, "link", "show", "dev", device); err != nil {
+	if _, err := nstest.Command(nil, "ip", "-n", r.ns, "link", "show", "dev", device); err != nil {
 		return host.Output{}, fmt.Errorf("Unable to access interface: No such device")
 	}
 	if argv[1] == "syncconf" {
@@ -161,23 +112,20 @@ func (r wgRunner) wg(argv []string, stdin string) (host.Output, error) {
 	return host.Output{Stdout: []byte(text + "\n")}, nil
 }
 
-var noise = regexp.MustCompile(`(?m)^#.*\n| \[\d+:\d+\]`)
-
 // state is the nat table, addresses, routes and what WireGuard was told, without the key.
 func (r wgRunner) state() (string, error) {
-	save := "iptables-save"
-	if r.legacy {
-		save = "iptables-legacy-save"
+	text, err := nstest.Runner{NS: r.ns, Legacy: r.legacy}.Save("iptables-save")
+	if err != nil {
+		return "", err
 	}
 	var b strings.Builder
-	for _, argv := range [][]string{{save}, {"ip", "-4", "-o", "address"}, {"ip", "-4", "route"}} {
-		out, err := command(inside(r.ns, argv...)...)
+	b.WriteString(text)
+	for _, argv := range [][]string{{"ip", "-4", "-o", "address"}, {"ip", "-4", "route"}} {
+		out, err := nstest.Command(nil, nstest.Inside(r.ns, argv...)...)
 		if err != nil {
 			return "", err
 		}
-		out = noise.ReplaceAllString(out, "")
-		out = regexp.MustCompile(`(?m)^\d+: `).ReplaceAllString(out, "")
-		b.WriteString(out)
+		b.WriteString(regexp.MustCompile(`(?m)^\d+: `).ReplaceAllString(out, ""))
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -205,65 +153,45 @@ type world struct{ router, outside, services, prod string }
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	w := &world{router: newNamespace(t, "r"), outside: newNamespace(t, "o"), services: newNamespace(t, "s"), prod: newNamespace(t, "p")}
-	mustRun(t, "ip", "link", "add", "eth0", "netns", w.router, "type", "veth", "peer", "name", "eth0", "netns", w.outside)
-	mustRun(t, "ip", "-n", w.router, "link", "add", "eth1", "type", "bridge")
+	w := &world{router: nstest.New(t, "r"), outside: nstest.New(t, "o"), services: nstest.New(t, "s"), prod: nstest.New(t, "p")}
+	nstest.MustRun(t, "ip", "link", "add", "eth0", "netns", w.router, "type", "veth", "peer", "name", "eth0", "netns", w.outside)
+	nstest.MustRun(t, "ip", "-n", w.router, "link", "add", "eth1", "type", "bridge")
 	for i, ns := range []string{w.services, w.prod} {
-		mustRun(t, "ip", "link", "add", "eth0", "netns", ns, "type", "veth", "peer", "name", fmt.Sprintf("port%d", i), "netns", w.router)
-		mustRun(t, "ip", "-n", w.router, "link", "set", fmt.Sprintf("port%d", i), "master", "eth1", "up")
+		nstest.MustRun(t, "ip", "link", "add", "eth0", "netns", ns, "type", "veth", "peer", "name", fmt.Sprintf("port%d", i), "netns", w.router)
+		nstest.MustRun(t, "ip", "-n", w.router, "link", "set", fmt.Sprintf("port%d", i), "master", "eth1", "up")
 	}
 	for _, a := range [][]string{{w.router, "eth0", "192.168.8.30/24"}, {w.router, "eth1", "10.0.10.1/24"},
 		{w.outside, "eth0", "192.168.8.1/24"}, {w.services, "eth0", "10.0.10.10/24"}, {w.prod, "eth0", "10.0.10.20/24"}} {
-		mustRun(t, "ip", "-n", a[0], "address", "add", a[2], "dev", a[1])
-		mustRun(t, "ip", "-n", a[0], "link", "set", a[1], "up")
+		nstest.MustRun(t, "ip", "-n", a[0], "address", "add", a[2], "dev", a[1])
+		nstest.MustRun(t, "ip", "-n", a[0], "link", "set", a[1], "up")
 	}
-	mustRun(t, "ip", "-n", w.outside, "address", "add", "203.0.113.7/32", "dev", "eth0")
+	nstest.MustRun(t, "ip", "-n", w.outside, "address", "add", "203.0.113.7/32", "dev", "eth0")
 	for _, ns := range []string{w.services, w.prod} {
-		mustRun(t, "ip", "-n", ns, "route", "add", "default", "via", "10.0.10.1")
+		nstest.MustRun(t, "ip", "-n", ns, "route", "add", "default", "via", "10.0.10.1")
 	}
-	mustRun(t, inside(w.router, "sysctl", "-qw", "net.ipv4.ip_forward=1")...)
+	nstest.MustRun(t, nstest.Inside(w.router, "sysctl", "-qw", "net.ipv4.ip_forward=1")...)
 	return w
 }
 
 // newRouter is a router with nobody around it: interfaces and addresses are all that a conformance run needs.
 func newRouter(t testing.TB) *world {
 	t.Helper()
-	w := &world{router: newNamespace(t, "c")}
+	w := &world{router: nstest.New(t, "c")}
 	batch := "link add eth0 type bridge\nlink add eth1 type bridge\naddress add 192.168.8.30/24 dev eth0\n" +
 		"address add 10.0.10.1/24 dev eth1\nlink set eth0 up\nlink set eth1 up\n"
 	file := filepath.Join(t.TempDir(), "links")
 	if err := os.WriteFile(file, []byte(batch), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	mustRun(t, "ip", "-n", w.router, "-batch", file)
+	nstest.MustRun(t, "ip", "-n", w.router, "-batch", file)
 	return w
-}
-
-// within runs fn on a thread that is in the namespace. Sockets that fn makes stay there.
-func within(ns string, fn func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine, so that no other code runs in there
-		fd, err := unix.Open("/run/netns/"+ns, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			done <- err
-			return
-		}
-		defer unix.Close(fd)
-		if err := unix.Setns(fd, unix.CLONE_NEWNET); err != nil {
-			done <- err
-			return
-		}
-		done <- fn()
-	}()
-	return <-done
 }
 
 // tellPeer answers each TCP connection to a port of a namespace with the address that it came from.
 func tellPeer(t testing.TB, ns string, port int) {
 	t.Helper()
 	var l net.Listener
-	err := within(ns, func() (err error) {
+	err := nstest.Within(ns, func() (err error) {
 		l, err = net.Listen("tcp4", fmt.Sprintf(":%d", port))
 		return err
 	})
@@ -288,7 +216,7 @@ func tellPeer(t testing.TB, ns string, port int) {
 func ask(t testing.TB, ns, address string, wait time.Duration) string {
 	t.Helper()
 	var c net.Conn
-	err := within(ns, func() (err error) {
+	err := nstest.Within(ns, func() (err error) {
 		c, err = net.DialTimeout("tcp4", address, wait)
 		return err
 	})

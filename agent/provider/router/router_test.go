@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/infractl/infractl/agent/host"
+	"github.com/infractl/infractl/agent/iptables/nstest"
 	"github.com/infractl/infractl/agent/provider"
 	"github.com/infractl/infractl/agent/provider/providertest"
 	"github.com/infractl/infractl/internal/errs"
@@ -96,7 +97,7 @@ func suite(legacy, kernel bool) (s providertest.Suite[*v1.RouterSpec], worlds ma
 		if err := os.WriteFile(rules, []byte(dockerNAT), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		mustRun(t, inside(w.router, append(restore, rules)...)...)
+		nstest.MustRun(t, nstest.Inside(w.router, append(restore, rules)...)...)
 		worlds[run.root] = w
 		return providertest.Env[*v1.RouterSpec]{Provider: New(Config{Host: h}), Root: run.root, State: run.state, Foreign: run.foreign,
 			Restart: func() provider.Provider[*v1.RouterSpec] { return New(Config{Host: h}) }}
@@ -125,7 +126,7 @@ func TestConforms(t *testing.T) {
 		s.Drifts = append(s.Drifts, providertest.Drift[*v1.RouterSpec]{Name: name, After: 2,
 			Do: func(t *testing.T, env providertest.Env[*v1.RouterSpec]) {
 				for _, c := range commands {
-					mustRun(t, inside(worlds[env.Root].router, strings.Fields(c)...)...)
+					nstest.MustRun(t, nstest.Inside(worlds[env.Root].router, strings.Fields(c)...)...)
 				}
 			}})
 	}
@@ -141,7 +142,7 @@ func TestConforms(t *testing.T) {
 		s.Refusals = append(s.Refusals, providertest.Refusal[*v1.RouterSpec]{Name: name, Code: code, Wish: wishFor(spec, provider.Widening),
 			Prepare: func(t *testing.T, env providertest.Env[*v1.RouterSpec]) {
 				if len(prepare) > 0 {
-					mustRun(t, inside(worlds[env.Root].router, prepare...)...)
+					nstest.MustRun(t, nstest.Inside(worlds[env.Root].router, prepare...)...)
 				}
 			}})
 	}
@@ -269,10 +270,10 @@ func TestComesBackAfterAReboot(t *testing.T) {
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Fatalf("the key's file: %v, %v", info, err)
 	}
-	mustRun(t, inside(w.router, "iptables", "-t", "nat", "-F")...)
-	mustRun(t, inside(w.router, "iptables", "-t", "nat", "-X")...)
-	mustRun(t, "ip", "-n", w.router, "link", "del", "wg0")
-	mustRun(t, "ip", "-n", w.router, "route", "del", "default")
+	nstest.MustRun(t, nstest.Inside(w.router, "iptables", "-t", "nat", "-F")...)
+	nstest.MustRun(t, nstest.Inside(w.router, "iptables", "-t", "nat", "-X")...)
+	nstest.MustRun(t, "ip", "-n", w.router, "link", "del", "wg0")
+	nstest.MustRun(t, "ip", "-n", w.router, "route", "del", "default")
 	run.forget("wg0")
 	if err := Boot(context.Background(), h); err != nil {
 		t.Fatal(err)
@@ -284,8 +285,8 @@ func TestComesBackAfterAReboot(t *testing.T) {
 	if got, err := run.state(); err != nil || sortedLines(got) != sortedLines(want) {
 		t.Errorf("after the reboot %v\n%s\nwant\n%s", err, got, want)
 	}
-	mustRun(t, inside(w.router, "iptables", "-t", "nat", "-D", "PREROUTING", "1")...)
-	mustRun(t, "ip", "-n", w.router, "link", "del", "wg0")
+	nstest.MustRun(t, nstest.Inside(w.router, "iptables", "-t", "nat", "-D", "PREROUTING", "1")...)
+	nstest.MustRun(t, "ip", "-n", w.router, "link", "del", "wg0")
 	run.forget("wg0")
 	done, err = p.Repair(context.Background())
 	if err != nil || !slices.Equal(done, []string{"NAT", "tunnel wg0"}) {
@@ -313,7 +314,7 @@ func TestTheHostsOwnConfigurationIsOnlyLookedAt(t *testing.T) {
 	w := newWorld(t)
 	h, _ := machine(t, w, false, false, nil)
 	p := New(Config{Host: h})
-	mustRun(t, "ip", "-n", w.router, "route", "add", "default", "via", "10.0.10.10")
+	nstest.MustRun(t, "ip", "-n", w.router, "route", "add", "default", "via", "10.0.10.10")
 	spec := firstSpec()
 	spec.Interfaces[1].Addresses = append(spec.Interfaces[1].Addresses, "10.0.11.1/24")
 	spec.Interfaces = append(spec.Interfaces, &v1.RouterInterface{Name: "eth7", Addresses: []string{"10.7.0.1/24"}})
@@ -327,7 +328,7 @@ func TestTheHostsOwnConfigurationIsOnlyLookedAt(t *testing.T) {
 	if strings.Count(got, "\n") != 2 {
 		t.Errorf("warnings: %q", got)
 	}
-	if out := mustRun(t, "ip", "-n", w.router, "route", "show", "default"); !strings.Contains(out, "10.0.10.10") {
+	if out := nstest.MustRun(t, "ip", "-n", w.router, "route", "show", "default"); !strings.Contains(out, "10.0.10.10") {
 		t.Errorf("the host's own route became %q", out)
 	}
 }
