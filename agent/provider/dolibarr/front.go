@@ -38,8 +38,6 @@ func (p *Provider) frontFile() string { return p.frontDir() + "/caddy.json" }
 type frontState struct {
 	container *docker.Container
 	others    []docker.Container // carry our label, and are not the one
-	// digest is that of the configuration that runs; empty when nobody answers.
-	digest string
 }
 
 // frontWish is what there should be.
