@@ -219,7 +219,7 @@ func (m *implied) proxy() {
 	if s.proxyNode == "" {
 		return
 	}
-	m.add("acme", s.proxyNode, "internet", tcp(80, 443), "the proxy gets its certificates by ACME")
+	m.add("acme", s.proxyNode, "internet", tcp(s.proxyPart.acmePorts()...), "the proxy gets its certificates by ACME")
 	for _, n := range s.instanceNodes {
 		m.add("front-"+n, s.proxyNode, n, tcp(FrontPort), "the proxy passes customers' requests to the front of "+n)
 	}

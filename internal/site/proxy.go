@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"net"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -32,6 +33,19 @@ type proxyPart struct {
 	email               string
 	scheme              map[string]string
 	allow               map[string][]string
+}
+
+// acmePorts are the ports on which an authority for certificates is asked: its own, where the directory names one, beside the usual.
+func (p proxyPart) acmePorts() []uint16 {
+	ports := []uint16{80, 443}
+	u, err := url.Parse(p.directory)
+	if err != nil {
+		return ports
+	}
+	if own, err := strconv.ParseUint(u.Port(), 10, 16); err == nil && own > 0 && !slices.Contains(ports, uint16(own)) {
+		ports = append(ports, uint16(own))
+	}
+	return ports
 }
 
 // proxyManaged reports whether the section says enough to be applied: Nginx Proxy Manager needs an account.

@@ -3,6 +3,7 @@ package site
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -105,6 +106,22 @@ func TestProxyAccountIsWholeAndForNginxProxyManager(t *testing.T) {
 		s, findings := Load(src)
 		if got := format(errorsOnly(findings)); s != nil || !strings.Contains(got, want) {
 			t.Errorf("%q:\n%s", change, got)
+		}
+	}
+}
+
+func TestPortsOfTheAuthority(t *testing.T) {
+	for directory, want := range map[string]string{
+		"":                               "[80 443]",
+		"https://acme.example/directory": "[80 443]",
+		"https://acme.example:443/dir":   "[80 443]",
+		"https://203.0.113.7:14000/dir":  "[80 443 14000]",
+		"https://acme.example:0/dir":     "[80 443]",
+		"https://acme.example:70000/dir": "[80 443]",
+		"no address: at all":             "[80 443]",
+	} {
+		if got := fmt.Sprint(proxyPart{directory: directory}.acmePorts()); got != want {
+			t.Errorf("%q: got %s, want %s", directory, got, want)
 		}
 	}
 }
