@@ -3,12 +3,14 @@ package dolibarr
 import (
 	"encoding/json"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
 
 	"github.com/infractl/infractl/internal/errs"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
@@ -86,4 +88,46 @@ func TestFrontDigestFollowsTheWish(t *testing.T) {
 	if _, b, err := frontConfig(frontSpec(suspended)); err != nil || a == b {
 		t.Errorf("%s and %s: %v", a, b, err)
 	}
+}
+
+// TestOnlyInstancesThatRunArePassedOn holds for any wish: each domain has one route, and only what runs has a way to its application.
+func TestOnlyInstancesThatRunArePassedOn(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var list []*v1.InstanceSpec
+		for i := range rapid.IntRange(0, 8).Draw(t, "instances") {
+			mode := v1.InstanceMode(rapid.IntRange(1, 4).Draw(t, "mode"))
+			language := rapid.SampledFrom([]string{"fr", "en", "", "de"}).Draw(t, "language")
+			list = append(list, frontInstance(fmt.Sprintf("n%d", i), fmt.Sprintf("%08d", i), language, mode))
+		}
+		text, _, err := frontConfig(frontSpec(list...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var config struct {
+			Apps struct {
+				HTTP struct {
+					Servers struct {
+						Front struct{ Routes []json.RawMessage }
+					}
+				}
+			}
+		}
+		if err := json.Unmarshal(text, &config); err != nil {
+			t.Fatal(err)
+		}
+		routes := config.Apps.HTTP.Servers.Front.Routes
+		if len(routes) != len(list)+2 {
+			t.Fatalf("%d routes of %d instances", len(routes), len(list))
+		}
+		for i, inst := range list {
+			route := string(routes[i+1])
+			if !strings.Contains(route, `"`+inst.Domains[0]+`"`) || !strings.Contains(route, `"/install*"`) {
+				t.Errorf("route %d is not that of %s, or lets the installer through", i, inst.Name)
+			}
+			passed := strings.Contains(route, containerName(inst.Id, "app")+":80")
+			if running := inst.Mode == v1.InstanceMode_INSTANCE_MODE_RUNNING; passed != running || running == strings.Contains(route, "503") {
+				t.Errorf("%s in mode %v: passed on %t", inst.Name, inst.Mode, passed)
+			}
+		}
+	})
 }
