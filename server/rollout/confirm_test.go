@@ -107,6 +107,9 @@ func TestWithoutOperatorTheNodeWaits(t *testing.T) {
 	if msg := r.node(ro, "first").GetMessage(); !strings.Contains(msg, "operator") {
 		t.Errorf("message %q", msg)
 	}
+	if got := r.audited("rollout.end"); !strings.HasPrefix(got, "incomplete: not done: first;") {
+		t.Errorf("the audit log says %q", got)
+	}
 	if len(r.watch.commits()) != 0 {
 		t.Error("a commit without a witness")
 	}
@@ -117,6 +120,9 @@ func TestAtTheConsoleNoLoginIsNeeded(t *testing.T) {
 	r.revise(1)
 	ro := r.end(r.start(rollout.StartRequest{Revision: 1, AtConsole: "first"}))
 	r.want(ro, succeeded, map[string]v1.NodeRolloutState{"first": done})
+	if got := r.audited("rollout.end"); got != "succeeded" {
+		t.Errorf("the audit log says %q", got)
+	}
 }
 
 func TestConfirmIsAnsweredForTheRightCommitOnly(t *testing.T) {

@@ -317,7 +317,11 @@ func (x *run) finish(ctx context.Context) error {
 	if state == v1.RolloutState_ROLLOUT_STATE_HALTED {
 		result = string(errs.RolledBack)
 	}
-	x.r.audit(ctx, "rollout.end", "rollout/"+x.id, "", result, StateWord(state)+": "+reason)
+	message := StateWord(state)
+	if reason != "" {
+		message += ": " + reason
+	}
+	x.r.audit(ctx, "rollout.end", "rollout/"+x.id, "", result, message)
 	x.r.publish(x.id)
 	return nil
 }

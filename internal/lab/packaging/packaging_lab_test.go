@@ -57,11 +57,17 @@ func TestLifeOfThePackages(t *testing.T) {
 	nodeBefore, serverBefore := files(t, node), files(t, server)
 	installed(t)
 	configured(t)
-	for _, version := range []string{newer, older} {
-		moved(t, version)
+	who := identity(t)
+	if !strings.Contains(who, "infractl://projetpro/node/"+node) {
+		t.Fatalf("identity: %s", who)
 	}
+	// docs/operations.md: the server is never older than an agent.
+	serverMoved(t, newer)
+	agentMoved(t, newer, who)
+	agentMoved(t, older, who)
 	waitsForAnOpenCommit(t)
 	removed(t)
+	serverMoved(t, older)
 	purged(t, nodeBefore, serverBefore)
 }
 
@@ -125,13 +131,9 @@ func identity(t *testing.T) string {
 	return strings.Join(regexp.MustCompile(`(?m)^(identity\s.*|certificate\s+\S+)`).FindAllString(out, -1), "\n")
 }
 
-// moved upgrades or downgrades both sides.
-func moved(t *testing.T, version string) {
+// agentMoved upgrades or downgrades the agent, which stays who it is.
+func agentMoved(t *testing.T, version, who string) {
 	t.Helper()
-	who := identity(t)
-	if !strings.Contains(who, "infractl://projetpro/node/"+node) {
-		t.Fatalf("identity: %s", who)
-	}
 	must(t, node, "sh", "-c", "echo INFRACTL_LOG_LEVEL=debug > /etc/infractl/agent.env")
 	pid := must(t, node, "systemctl", "show", "-P", "MainPID", "infractl-agent")
 	apt(t, node, version, "infractl-agent")
@@ -148,6 +150,11 @@ func moved(t *testing.T, version string) {
 	if out := must(t, node, "cat", "/etc/infractl/agent.env"); out != "INFRACTL_LOG_LEVEL=debug" {
 		t.Errorf("the settings were replaced: %s", out)
 	}
+}
+
+// serverMoved upgrades or downgrades the server, and the agent finds it again.
+func serverMoved(t *testing.T, version string) {
+	t.Helper()
 	apt(t, server, version, "infractl-server", "infractl")
 	eventually(t, 30*time.Second, "the server answers", func() bool { _, code := in(t, server, "infractl", "whoami"); return code == 0 })
 	eventually(t, 60*time.Second, "the agent is back at the server", func() bool { return session(t) })
