@@ -108,9 +108,6 @@ func (l *loader) zones() {
 		if !n.Linux() {
 			l.fail("dns", "choose a Linux node", "node %s is %s: the name server needs Linux", name, n.Platform)
 		}
-		if slices.Contains(s.packageSet(n.Role).Absent, bindPackage) {
-			l.fail("packages", "leave it in on the DNS node's role", "package %s cannot go: node %s serves names with it", bindPackage, name)
-		}
 	}
 	if s.PublicDomain != "" && zone.Within(s.PublicDomain, s.Domain) {
 		l.fail("public_domain", "names inside and names in public are kept apart, so that none of the first ever leaks",

@@ -1,6 +1,7 @@
 package site
 
 import (
+	"maps"
 	"regexp"
 	"slices"
 	"strconv"
@@ -109,21 +110,48 @@ func (s *Site) packageSet(role string) PackageSet {
 	return out
 }
 
+// tunnelPackage is what a Linux router with a tunnel needs. wireguard-go is only for kernels without WireGuard: the agent says so.
+const tunnelPackage = "wireguard-tools"
+
+// tasks are the packages that a node's tasks need, each with what it is for.
+func (s *Site) tasks(n *Node) map[string]string {
+	out := map[string]string{}
+	if !n.Linux() {
+		return out
+	}
+	if slices.Contains(s.dnsNodes(), n.Name) {
+		out[bindPackage] = "serves names with it"
+	}
+	if s.runsCaddy(n) {
+		out[caddyPackage] = "is the proxy with it"
+	}
+	if _, ok := s.Tunnel(); ok && n.Role == RoleRouter {
+		out[tunnelPackage] = "has its tunnel with it"
+	}
+	return out
+}
+
+// taskPackages refuses the removal of what a node needs for its tasks.
+func (l *loader) taskPackages() {
+	for i := range l.site.Nodes {
+		n := &l.site.Nodes[i]
+		tasks := l.site.tasks(n)
+		for _, name := range slices.Sorted(maps.Keys(tasks)) {
+			if slices.Contains(l.site.packageSet(n.Role).Absent, name) {
+				l.fail("packages", "leave it in on the role "+n.Role, "package %s cannot go: node %s %s", name, n.Name, tasks[name])
+			}
+		}
+	}
+}
+
 // packagesOf derives the packages of a node; nil where the site says nothing about packages at all, and the node needs none.
 func (s *Site) packagesOf(n *Node) *v1.PackagesSpec {
-	names := slices.Contains(s.dnsNodes(), n.Name)
-	proxy := s.runsCaddy(n)
-	if len(s.Packages) == 0 && !names && !proxy {
+	tasks := s.tasks(n)
+	if len(s.Packages) == 0 && len(tasks) == 0 {
 		return nil
 	}
 	set := s.packageSet(n.Role)
-	if names && !slices.Contains(set.Present, bindPackage) {
-		set.Present = append(set.Present, bindPackage)
-		slices.Sort(set.Present)
-	}
-	if proxy && !slices.Contains(set.Present, caddyPackage) {
-		set.Present = append(set.Present, caddyPackage)
-		slices.Sort(set.Present)
-	}
-	return &v1.PackagesSpec{Present: set.Present, Absent: set.Absent, Hold: set.Hold}
+	present := slices.AppendSeq(set.Present, maps.Keys(tasks))
+	slices.Sort(present)
+	return &v1.PackagesSpec{Present: slices.Compact(present), Absent: set.Absent, Hold: set.Hold}
 }

@@ -123,6 +123,47 @@ func TestPackagesAreDerivedByRole(t *testing.T) {
 	}
 }
 
+// What a node's tasks need comes without a word in the site file, where the site is managed by Linux, and cannot be taken away.
+func TestTasksBringTheirPackages(t *testing.T) {
+	linux := func(src Source) Source {
+		src.Content = bytes.Replace(src.Content, []byte("platform: vyos-1.4"), []byte("platform: linux"), 1)
+		return src
+	}
+	caddy := func(src Source) Source {
+		src.Content = bytes.Replace(src.Content, []byte("driver: npm "), []byte("driver: caddy "), 1)
+		return src
+	}
+	specs, err := load(t, linux(caddy(example(t, false)))).HostSpecs(exampleKeys())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for node, want := range map[string][]string{"vrouter": {"wireguard-tools"}, "srv-dhcp-dns": {"bind9", "caddy"}, "srv-prod": nil} {
+		if diff := cmp.Diff(want, specs[node].GetPackages().GetPresent()); diff != "" {
+			t.Errorf("%s (-want +got)\n%s", node, diff)
+		}
+	}
+	if specs, _ := load(t, example(t, false)).HostSpecs(exampleKeys()); specs["vrouter"].GetPackages() != nil {
+		t.Error("a VyOS router has packages")
+	}
+	for section, want := range map[string]string{
+		"{router: {absent: [wireguard-tools]}}": "package wireguard-tools cannot go: node vrouter has its tunnel with it",
+		"{all: {absent: [wireguard-tools]}}":    "package wireguard-tools cannot go: node vrouter has its tunnel with it",
+		"{services: {absent: [caddy]}}":         "package caddy cannot go: node srv-dhcp-dns is the proxy with it",
+	} {
+		src := linux(caddy(example(t, false)))
+		src.Content = append(src.Content, "\npackages: "+section+"\n"...)
+		s, findings := Load(src)
+		if got := format(errorsOnly(findings)); s != nil || !strings.Contains(got, want) {
+			t.Errorf("%s: want %q, got:\n%s", section, want, got)
+		}
+	}
+	src := example(t, false)
+	src.Content = append(src.Content, "\npackages: {all: {absent: [wireguard-tools]}}\n"...)
+	if s, findings := Load(src); s == nil {
+		t.Errorf("with a VyOS router nobody needs it: %v", findings)
+	}
+}
+
 func TestPackagesRefuse(t *testing.T) {
 	for section, want := range map[string]string{
 		"{all: {present: [Curl]}}":                         "no name of a package",

@@ -59,6 +59,7 @@ func (l *loader) validate() {
 	if !l.failed() {
 		l.finish()
 		l.zones()
+		l.taskPackages()
 	}
 }
 

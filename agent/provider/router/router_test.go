@@ -256,6 +256,46 @@ func TestTrafficThroughTheTranslation(t *testing.T) {
 	}
 }
 
+// without is a machine that lacks a program.
+type without struct {
+	host.Runner
+	program string
+}
+
+func (w without) Run(ctx context.Context, cmd host.Cmd) (host.Output, error) {
+	if cmd.Argv[0] == w.program {
+		return host.New(host.Config{}).RunCmd(ctx, host.Cmd{Argv: []string{"no-such-program-" + w.program}}) // the real error
+	}
+	return w.Runner.Run(ctx, cmd)
+}
+
+func TestMissingProgramsOfTheTunnelSayWhatToInstall(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		program, hint string
+		kernel        bool
+	}{
+		{"wg", "apt-get install wireguard-tools", true},
+		{"wireguard-go", "apt-get install wireguard-go", false},
+	} {
+		h, run := machine(t, newRouter(t), false, tt.kernel, nil)
+		if tt.program == "wireguard-go" {
+			if err := os.Remove(h.Path("/usr/bin/wireguard-go")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		p := New(Config{Host: host.New(host.Config{Root: run.root, Runner: without{run, tt.program}})})
+		w := wishFor(firstSpec(), provider.Widening)
+		pl, err := p.Plan(t.Context(), w)
+		if err == nil {
+			err = p.Apply(t.Context(), pl)
+		}
+		if !errs.Is(err, errs.Precondition) || errs.HintOf(err) != tt.hint {
+			t.Errorf("without %s: %v, hint %q, want %q", tt.program, err, errs.HintOf(err), tt.hint)
+		}
+	}
+}
+
 func TestComesBackAfterAReboot(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
