@@ -171,6 +171,8 @@ func (a *apply) confirm(ctx context.Context, phase v1.Phase, deadline time.Time)
 	for {
 		answer, err := a.askOnce(ctx, deadline)
 		switch {
+		case err != nil && ctx.Err() != nil && last != nil:
+			// The window's end cut this try off: what the server said before is the reason.
 		case err != nil:
 			last = errs.Wrap("the server does not answer on a new connection", err)
 		case answer.GetDecision() == v1.ConfirmDecision_CONFIRM_DECISION_CONFIRMED:

@@ -278,6 +278,30 @@ func TestCommitRevertsUnlessConfirmed(t *testing.T) {
 	}
 }
 
+// slowConfirmer answers once that a witness is missing; the next try hangs until the window ends.
+type slowConfirmer struct{ asked bool }
+
+func (c *slowConfirmer) Confirm(ctx context.Context, _ *v1.ConfirmRequest) (*v1.ConfirmResponse, error) {
+	if !c.asked {
+		c.asked = true
+		return &v1.ConfirmResponse{Decision: v1.ConfirmDecision_CONFIRM_DECISION_PENDING, WaitingFor: []string{"client-relay"}}, nil
+	}
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+func TestWhatTheWindowsEndCutsOffIsNotTheReason(t *testing.T) {
+	r := newRig(t)
+	result := r.apply(r.task("c1", widen), &slowConfirmer{})
+	var said string
+	for _, p := range result.GetPhases() {
+		said += p.GetError().GetMessage()
+	}
+	if !strings.Contains(said, "no report from witness [client-relay]") {
+		t.Errorf("the reason is %q, want the missing witness", said)
+	}
+}
+
 func TestRevertAndConfirmRaceHasOneWinner(t *testing.T) {
 	r := newRig(t)
 	// The timer fires while the server's answer is on its way.
