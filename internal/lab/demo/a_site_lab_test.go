@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestSecondApplyChangesNothing(t *testing.T) {
@@ -35,6 +36,24 @@ func TestFlowsAreWhatTheMatrixSays(t *testing.T) {
 			t.Errorf("unseen: %s", v)
 		}
 	}
+}
+
+func TestRouterNamesAndTunnelAreAsTheDemoShows(t *testing.T) {
+	for _, proof := range site.proofs() {
+		line, err := proof(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Log(line)
+	}
+	if out := infractl(t, 0, "vpn", "peer", "list"); !strings.Contains(out, Peer) {
+		t.Errorf("peers: %s", out)
+	}
+	infractl(t, 0, "vpn", "peer", "remove", Peer, "--yes")
+	eventually(t, 20*time.Second, "the rollout is over", func() bool {
+		r, err := site.Infractl(t.Context(), "diff")
+		return err == nil && r.Code == 0
+	})
 }
 
 func TestLoginsOnlyThroughTheRelayAndOnlyByKey(t *testing.T) {

@@ -115,6 +115,9 @@ func Show(ctx context.Context, o Options) error {
 	if len(check.Violations) > 0 {
 		return failed(errs.New(errs.Internal, "the flows differ from the matrix").WithHint(". %s/env; infractl flows check", o.Dir))
 	}
+	if err := s.prove(ctx); err != nil {
+		return failed(err)
+	}
 	begun = time.Now()
 	if err := s.Apply(ctx); err != nil {
 		return failed(errs.Wrap("apply again", err))
@@ -143,6 +146,7 @@ The site runs. You are its operator, on the far side of the VPN:
   infractl status               the whole picture
   infractl flows                who may talk to whom, and why
   infractl ssh srv-prod         a login through the relay
+  infractl vpn peer list        who comes in through the tunnel
   infractl diff                 has anything drifted?
   infractl plan -f %s    edit the file first: what would change?
 
