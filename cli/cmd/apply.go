@@ -173,6 +173,10 @@ func (a *app) conclude(r *v1.Rollout) error {
 		if r.GetStarted() != nil && r.GetEnded() != nil {
 			took = fmt.Sprintf(", %.1f s", r.GetEnded().AsTime().Sub(r.GetStarted().AsTime()).Seconds())
 		}
+		if len(r.GetNodes()) == 0 {
+			a.note("no node needed anything")
+			return nil
+		}
 		a.note("revision %d is on all %d nodes%s", r.GetRevision(), len(r.GetNodes()), took)
 		return nil
 	case v1.RolloutState_ROLLOUT_STATE_HALTED:

@@ -97,3 +97,14 @@ func TestSpan(t *testing.T) {
 		}
 	}
 }
+
+func TestARolloutThatConcernsNobodySaysSo(t *testing.T) {
+	var b strings.Builder
+	a := &app{proc: Process{Err: &b}}
+	if err := a.conclude(&v1.Rollout{Revision: 4, State: v1.RolloutState_ROLLOUT_STATE_SUCCEEDED}); err != nil {
+		t.Fatal(err)
+	}
+	if b.String() != "no node needed anything\n" {
+		t.Errorf("said %q", b.String())
+	}
+}

@@ -54,8 +54,7 @@ func (a *app) confirm(ctx context.Context, question string) error {
 		return nil
 	}
 	if !isTerminal(a.proc.In) {
-		return errs.New(errs.Precondition, "%s: there is no terminal to ask on", strings.TrimSuffix(question, "?")).
-			WithHint("add --yes to do it without a question")
+		return noTerminal(question)
 	}
 	fmt.Fprintf(a.proc.Err, "%s [y/N] ", output.Line(question))
 	answer, err := await(ctx, func() (string, error) { return readLine(a.proc.In) })
@@ -71,14 +70,18 @@ func (a *app) confirm(ctx context.Context, question string) error {
 	return exitError{ExitFailed, "not confirmed; nothing was changed"}
 }
 
+func noTerminal(question string) error {
+	return errs.New(errs.Precondition, "%s: there is no terminal to ask on", strings.TrimRight(question, "?.")).
+		WithHint("add --yes to do it without a question")
+}
+
 // confirmName asks for a name to be typed: for what cannot be undone.
 func (a *app) confirmName(ctx context.Context, question, name string) error {
 	if a.yes {
 		return nil
 	}
 	if !isTerminal(a.proc.In) {
-		return errs.New(errs.Precondition, "%s: there is no terminal to ask on", strings.TrimSuffix(question, "?")).
-			WithHint("add --yes to do it without a question")
+		return noTerminal(question)
 	}
 	fmt.Fprintf(a.proc.Err, "%s\nType %s to go on: ", output.Clean(question), output.Line(name))
 	answer, err := await(ctx, func() (string, error) { return readLine(a.proc.In) })
