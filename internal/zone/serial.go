@@ -10,11 +10,11 @@ func NextSerial(old uint32, now time.Time) uint32 {
 	if old == 0 || Newer(today, old) {
 		return today
 	}
-	if old+1 == 0 {
-		return 1
-	}
-	return old + 1
+	return After(old)
 }
+
+// After is the next serial after one, never 0.
+func After(old uint32) uint32 { return max(old+1, 1) }
 
 // Newer reports whether serial a comes after b.
 func Newer(a, b uint32) bool { return int32(a-b) > 0 }

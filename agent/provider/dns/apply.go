@@ -32,7 +32,11 @@ func (p *Provider) text(ctx context.Context, z *v1.DnsZone) ([]byte, error) {
 	if err != nil {
 		return nil, errs.Wrap("zone "+z.GetName(), err)
 	}
-	return zone.WithSerial(without, z.GetSerial())
+	serial, err := p.due(z)
+	if err != nil {
+		return nil, err
+	}
+	return zone.WithSerial(without, serial)
 }
 
 // change is a zone on its way.
@@ -346,16 +350,20 @@ func changed(old, next []byte) ([]zone.Question, error) {
 	return out, nil
 }
 
-// served waits until bind serves a zone with its serial. A secondary zone counts when bind has it: it may still have to come.
+// served waits until bind serves a zone with the serial of its file. A secondary zone counts when bind has it: it may still have to come.
 func (p *Provider) served(ctx context.Context, z *v1.DnsZone) error {
+	due, err := p.due(z)
+	if err != nil {
+		return err
+	}
 	var last *errs.Error
 	for {
 		serial, err := p.serial(ctx, z)
 		switch {
-		case err == nil && (serial == z.GetSerial() || !static(z)):
+		case err == nil && (serial == due || !static(z)):
 			return nil
 		case err == nil:
-			last = errs.New(errs.Internal, "the name server still serves zone %s with serial %d, and not %d", label(z), serial, z.GetSerial())
+			last = errs.New(errs.Internal, "the name server still serves zone %s with serial %d, and not %d", label(z), serial, due)
 		case len(z.GetPrimaries()) > 0 && strings.Contains(err.Error(), "SERVFAIL"):
 			p.cfg.Log.Warn("a secondary zone has not come yet", "zone", z.GetName())
 			return nil

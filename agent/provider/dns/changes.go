@@ -45,13 +45,17 @@ func (p *Provider) changes(l *looked) ([]*v1.Change, error) {
 		}
 		var before, after []string
 		// A plan fetches nothing. The content of a site that is not stored yet is nowhere: then it says what, and not each line.
+		serial, err := p.due(z)
+		if err != nil {
+			return nil, err
+		}
 		if want, ok := p.here(z.GetContentDigest()); ok {
-			if want, err = zone.WithSerial(want, z.GetSerial()); err != nil {
+			if want, err = zone.WithSerial(want, serial); err != nil {
 				return nil, err
 			}
 			before, after = difference(have.Data, want)
 		} else {
-			after = []string{fmt.Sprintf("serial %d, content %s", z.GetSerial(), z.GetContentDigest())}
+			after = []string{fmt.Sprintf("serial %d, content %s", serial, z.GetContentDigest())}
 		}
 		add("zone "+label(z), action(have.Absent), before, after)
 	}

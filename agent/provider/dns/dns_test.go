@@ -68,17 +68,11 @@ func TestConformance(t *testing.T) {
 		},
 		Secrets: []string{tsig},
 		Drifts: []providertest.Drift[*v1.DnsSpec]{
-			{Name: "zone edited by hand", After: 1, Do: func(t *testing.T, e env) {
+			{Name: "serial set back by hand", After: 1, Do: func(t *testing.T, e env) {
 				file := e.Root + zoneDir + "/corp.lab.zone"
 				text, err := os.ReadFile(file)
 				must(t, err)
-				must(t, os.WriteFile(file, []byte(strings.Replace(string(text), "10.0.20.1", "10.6.6.6", 1)), 0o644))
-			}},
-			{Name: "serial edited by hand", After: 1, Do: func(t *testing.T, e env) {
-				file := e.Root + zoneDir + "/corp.lab.zone"
-				text, err := os.ReadFile(file)
-				must(t, err)
-				must(t, os.WriteFile(file, []byte(strings.Replace(string(text), "2026112400", "2026112499", 1)), 0o644))
+				must(t, os.WriteFile(file, []byte(strings.Replace(string(text), "2026112400", "2026112399", 1)), 0o644))
 			}},
 			{Name: "configuration edited by hand", Do: func(t *testing.T, e env) {
 				must(t, os.WriteFile(e.Root+"/etc/bind/named.conf.options", []byte("options { recursion yes; };\n"), 0o644))
@@ -98,8 +92,8 @@ func TestConformance(t *testing.T) {
 	})
 }
 
-// A zone edited by hand is shown line by line, and nothing is written.
-func TestAHandEditIsShown(t *testing.T) {
+// A zone edited by hand is shown line by line, and nothing is written. What mends it has a serial of its own: the edit may have been served.
+func TestAHandEditIsShownAndMended(t *testing.T) {
 	s := server{map[string][]byte{}}
 	m := newMachine(t)
 	p := m.provider(s, &providertest.Faults{})
@@ -112,12 +106,20 @@ func TestAHandEditIsShown(t *testing.T) {
 	must(t, os.WriteFile(file, []byte(edited), 0o644))
 	pl, err := p.Plan(t.Context(), w)
 	must(t, err)
-	if len(pl.Changes) != 1 || fmt.Sprint(pl.Changes[0].GetBefore()) != "[a.corp.lab. 3600 IN A 10.6.6.6]" ||
-		fmt.Sprint(pl.Changes[0].GetAfter()) != "[a.corp.lab. 3600 IN A 10.0.20.1]" {
+	const soa = "corp.lab. 3600 IN SOA srv.corp.lab. hostmaster.corp.lab. %d 3600 900 1209600 3600 "
+	if len(pl.Changes) != 1 || fmt.Sprint(pl.Changes[0].GetBefore()) != fmt.Sprintf("["+soa+"a.corp.lab. 3600 IN A 10.6.6.6]", 2026112400) ||
+		fmt.Sprint(pl.Changes[0].GetAfter()) != fmt.Sprintf("["+soa+"a.corp.lab. 3600 IN A 10.0.20.1]", 2026112401) {
 		t.Errorf("got %v", pl.Changes)
 	}
 	if now, _ := os.ReadFile(file); string(now) != edited {
 		t.Error("planning changed the file")
+	}
+	apply(t, p, w)
+	if now, _ := os.ReadFile(file); string(now) != strings.Replace(string(text), "2026112400", "2026112401", 1) {
+		t.Errorf("mended it is\n%s", now)
+	}
+	if pl, err = p.Plan(t.Context(), w); err != nil || len(pl.Changes) > 0 {
+		t.Errorf("the second plan has %v, %v", pl.Changes, err)
 	}
 }
 
@@ -174,6 +176,41 @@ func TestOriginalsAreKeptOnce(t *testing.T) {
 	apply(t, p, w)
 	if got := copied(); got != string(before) {
 		t.Errorf("after an edit by hand the copy is %q", got)
+	}
+}
+
+// A server that was restored from a backup gives serials that were used already: what is served never goes back, and each change of
+// the content is newer than what a second node has.
+func TestSerialsNeverGoBack(t *testing.T) {
+	s := server{map[string][]byte{}}
+	m := newMachine(t)
+	p := m.provider(s, &providertest.Faults{})
+	for _, step := range []struct {
+		name   string
+		host   string
+		serial uint32
+		want   uint32
+	}{
+		{"the first", "a", 2026112407, 2026112407},
+		{"restored, the content as it was", "a", 2026112400, 2026112407},
+		{"restored, an older content", "old", 2026112400, 2026112408},
+		{"the same again", "old", 2026112400, 2026112408},
+		{"a change by the restored server", "b", 2026112401, 2026112409},
+		{"a serial that is served, for another content", "c", 2026112409, 2026112410},
+		{"the next day", "d", 2026112500, 2026112500},
+		{"far ahead", "e", 4000000000, 4000000000},
+		{"the last number of all", "f", 1<<32 - 1, 1<<32 - 1},
+		{"behind it comes 1", "g", 1<<32 - 2, 1},
+	} {
+		w := want(base(s.corp("", "corp.lab", step.serial, step.host)))
+		apply(t, p, w)
+		got, err := p.serial(t.Context(), w.Spec.Zones[0])
+		if err != nil || got != step.want {
+			t.Errorf("%s: served with %d, want %d, %v", step.name, got, step.want, err)
+		}
+		if pl, err := p.Plan(t.Context(), w); err != nil || len(pl.Changes) > 0 {
+			t.Errorf("%s: the second plan has %v, %v", step.name, pl.Changes, err)
+		}
 	}
 }
 

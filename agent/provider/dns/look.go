@@ -147,14 +147,45 @@ func digest(data []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// zoneInSync reports whether a zone's file is the wanted content with the wanted serial. The content itself is not needed for that.
-func (p *Provider) zoneInSync(z *v1.DnsZone) (bool, error) {
+// onDisk is a zone's file, taken apart; ours is false where there is none, or none of our form.
+type onDisk struct {
+	content string
+	serial  uint32
+	mode    os.FileMode
+	ours    bool
+}
+
+func (p *Provider) onDisk(z *v1.DnsZone) (onDisk, error) {
 	have, err := p.host.Stat(zoneFile(z))
 	if err != nil || have.Absent {
-		return false, err
+		return onDisk{}, err
 	}
-	without, serial, ok := zone.SplitSerial(have.Data)
-	return ok && have.Mode == 0o644 && serial == z.GetSerial() && zone.Digest(without) == z.GetContentDigest(), nil
+	without, serial, ours := zone.SplitSerial(have.Data)
+	return onDisk{zone.Digest(without), serial, have.Mode, ours}, nil
+}
+
+// due is the serial that a zone gets. It never goes back (RFC 1982), and another content never has the serial of the file that is there:
+// a server that was restored from a backup gives serials that were used already, and a second node would keep what it has.
+func (d onDisk) due(z *v1.DnsZone) uint32 {
+	switch {
+	case !d.ours || zone.Newer(z.GetSerial(), d.serial):
+		return z.GetSerial()
+	case d.content == z.GetContentDigest():
+		return d.serial
+	}
+	return zone.After(d.serial)
+}
+
+// due is the serial that a zone gets, or has where its file is as it should be.
+func (p *Provider) due(z *v1.DnsZone) (uint32, error) {
+	have, err := p.onDisk(z)
+	return have.due(z), err
+}
+
+// zoneInSync reports whether a zone's file is the wanted content with the serial that is due. The content itself is not needed for that.
+func (p *Provider) zoneInSync(z *v1.DnsZone) (bool, error) {
+	have, err := p.onDisk(z)
+	return have.ours && have.mode == 0o644 && have.content == z.GetContentDigest() && have.serial == have.due(z), err
 }
 
 // readState returns the zero state when there is none, or none that can be read: then everything is done again.
