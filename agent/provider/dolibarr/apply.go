@@ -6,6 +6,7 @@ import (
 	"path"
 	"slices"
 	"sync"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -42,8 +43,11 @@ func (p *Provider) Plan(ctx context.Context, w wish) (provider.Plan[*v1.Dolibarr
 	return result, err
 }
 
+// backLimit bounds how long an instance is brought back.
+const backLimit = 5 * time.Minute
+
 // Apply implements provider.Provider. Instances change side by side, and one that fails is brought back to its former wish: the others
-// stay changed. The error has the code RolledBack when every one that failed is back.
+// stay changed, and the error has the code RolledBack. That one cannot be brought back is said, and is no reason to take the others back.
 func (p *Provider) Apply(ctx context.Context, pl plan) error {
 	spec := pl.Wish.Spec
 	former, err := p.applied()
@@ -55,40 +59,43 @@ func (p *Provider) Apply(ctx context.Context, pl plan) error {
 		return err
 	}
 	p.closeFirst(ctx, seen, spec)
-	now := proto.Clone(spec).(*v1.DolibarrSpec)
-	var failed []error
-	back := true
-	for _, c := range seen.left {
-		if err := p.engine.StopContainer(ctx, c.ID, stopGrace); err != nil {
-			back = false
-			failed = append(failed, errs.Wrap("instance "+c.Labels[LabelInstance]+": stop "+c.Name, err))
-		}
+	failed := p.stopLeft(ctx, seen.left)
+	changed := p.each(ctx, seen.instances)
+	if err := ctx.Err(); err != nil {
+		return errs.Wrap("apply", err) // all of it is taken back
 	}
-	for i, err := range p.each(ctx, seen.instances) {
+	now := proto.Clone(spec).(*v1.DolibarrSpec)
+	for i, err := range changed {
 		if err == nil {
 			continue
 		}
-		name := seen.instances[i].inst.GetName()
-		err = errs.Wrap("instance "+name, err)
-		old := byID(former, seen.instances[i].inst.GetId())
-		if berr := p.bringBack(context.WithoutCancel(ctx), seen.instances[i].inst.GetId(), old); berr != nil {
-			back, err = false, errs.Join(err, errs.Wrap("instance "+name+": bring it back", berr))
-		}
-		now.Instances = replaced(now.GetInstances(), seen.instances[i].inst.GetId(), old)
-		failed = append(failed, err)
+		inst := seen.instances[i].inst
+		old := byID(former, inst.GetId())
+		failed = append(failed, errs.Wrap("instance "+inst.GetName(), errs.Join(err, p.bringBack(ctx, inst, old))))
+		now.Instances = replaced(now.GetInstances(), inst.GetId(), old)
 	}
-	if err := p.frontApply(ctx, spec); err != nil {
-		back = false
-		failed = append(failed, err)
-	}
-	if err := p.writeApplied(now); err != nil {
-		return errs.Join(append(failed, err)...)
-	}
-	err = errs.Join(failed...)
-	if err != nil && back {
+	front := errs.Join(p.frontApply(ctx, now), p.writeApplied(now))
+	err = errs.Join(append(failed, front)...)
+	if err != nil && front == nil {
 		return errs.New(errs.RolledBack, "%w", err).WithHint("%s", errs.HintOf(err))
 	}
 	return err
+}
+
+// stopLeft stops what left the wish. What cannot be stopped is tried again by the next apply.
+func (p *Provider) stopLeft(ctx context.Context, left []docker.Container) (failed []error) {
+	turn := make(chan struct{}, atOnce)
+	failed = make([]error, len(left))
+	var group sync.WaitGroup
+	for i, c := range left {
+		group.Go(func() {
+			turn <- struct{}{}
+			defer func() { <-turn }()
+			failed[i] = errs.Wrap("instance "+c.Labels[LabelInstance]+": stop "+c.Name, p.engine.StopContainer(ctx, c.ID, stopGrace))
+		})
+	}
+	group.Wait()
+	return failed
 }
 
 // closeFirst lets the front answer for instances that are to stop before they do: their customers see the page, never an error, and no idle
@@ -138,6 +145,12 @@ func (p *Provider) change(ctx context.Context, one *instanceSight) error {
 		return err
 	}
 	one = fresh.instances[0]
+	if one.err != nil {
+		return one.err
+	}
+	if err := p.imagesThere(ctx, one); err != nil {
+		return err
+	}
 	for _, prepare := range []func() error{
 		func() error { return p.ensureNetwork(ctx, inst) },
 		func() error { return p.ensureVolumes(ctx, inst) },
@@ -155,7 +168,7 @@ func (p *Provider) change(ctx context.Context, one *instanceSight) error {
 	}
 	for _, part := range slices.Backward(parts()) {
 		if one.wish[part].Name == "" {
-			if err := p.down(ctx, one.have[part], stopGrace); err != nil {
+			if err := p.down(ctx, one.have[part]); err != nil {
 				return err
 			}
 		}
@@ -172,25 +185,52 @@ func (p *Provider) change(ctx context.Context, one *instanceSight) error {
 	if err := p.readdress(ctx, one); err != nil {
 		return err
 	}
-	var ups []func() error
-	for _, part := range parts()[1:] {
-		if one.wish[part].Name != "" {
-			ups = append(ups, func() error { return errs.Wrap(part, p.up(ctx, one.wish[part], one.have[part])) })
-		}
-	}
-	if err := all(ups...); err != nil {
+	if err := p.upWeb(ctx, one); err != nil {
 		return err
 	}
 	return p.note(one)
 }
 
+// imagesThere says what image is missing, before anything is stopped for it.
+func (p *Provider) imagesThere(ctx context.Context, one *instanceSight) error {
+	for _, part := range parts() {
+		if one.wish[part].Name == "" || one.have[part] != nil && !one.outworn(part) {
+			continue
+		}
+		use := one.wish[part].Image
+		_, err := p.engine.ImageID(ctx, use)
+		if why, ok := p.unstaged.Load(use); ok && errs.Is(err, errs.NotFound) {
+			err = why.(error)
+		}
+		if err != nil {
+			return errs.Wrap("image "+use, err)
+		}
+	}
+	return nil
+}
+
+// upDB starts a database. It keeps its turn until the database answers.
 func (p *Provider) upDB(ctx context.Context, one *instanceSight) error {
 	if one.wish[partDB].Name == "" {
 		return nil
 	}
 	p.starts <- struct{}{}
 	defer func() { <-p.starts }()
-	return errs.Wrap(partDB, p.up(ctx, one.wish[partDB], one.have[partDB]))
+	return errs.Wrap(partDB, p.up(ctx, one, partDB, func(ctx context.Context, id string) error {
+		return p.reachable(ctx, id, one.wish[partDB].Name)
+	}))
+}
+
+// upWeb starts the application and its scheduled jobs.
+func (p *Provider) upWeb(ctx context.Context, one *instanceSight) error {
+	var ups []func() error
+	if one.wish[partApp].Name != "" {
+		ups = append(ups, func() error { return errs.Wrap(partApp, p.up(ctx, one, partApp, p.listens)) })
+	}
+	if one.wish[partCron].Name != "" {
+		ups = append(ups, func() error { return errs.Wrap(partCron, p.up(ctx, one, partCron, nil)) })
+	}
+	return all(ups...)
 }
 
 // limit changes the limits of containers that stay, those that do not run too.
@@ -198,7 +238,7 @@ func (p *Provider) limit(ctx context.Context, one *instanceSight) error {
 	if one.rec.Limits == limitsText(one.inst.GetLimits()) {
 		return nil
 	}
-	if err := p.pending(one, func(r *record) { r.Limits = unknown }); err != nil {
+	if err := p.pending(one.inst.GetId(), func(r *record) { r.Limits = unknown }); err != nil {
 		return err
 	}
 	db, app, cron := shares(one.inst.GetLimits())
@@ -215,13 +255,13 @@ func (p *Provider) limit(ctx context.Context, one *instanceSight) error {
 }
 
 // pending notes that something is being changed, before it is.
-func (p *Provider) pending(one *instanceSight, change func(*record)) error {
-	rec, err := p.readRecord(one.inst.GetId())
+func (p *Provider) pending(id string, change func(*record)) error {
+	rec, err := p.readRecord(id)
 	if err != nil {
 		return err
 	}
 	change(rec)
-	return p.writeRecord(one.inst.GetId(), rec)
+	return p.writeRecord(id, rec)
 }
 
 // readdress writes conf.php for another public address.
@@ -229,7 +269,7 @@ func (p *Provider) readdress(ctx context.Context, one *instanceSight) error {
 	if !one.moved() {
 		return nil
 	}
-	if err := p.pending(one, func(r *record) { r.URL = unknown }); err != nil {
+	if err := p.pending(one.inst.GetId(), func(r *record) { r.URL = unknown }); err != nil {
 		return err
 	}
 	tool, err := p.startTool(ctx, one.inst, dolibarr.VerbConfigure, true)
@@ -255,21 +295,23 @@ func (p *Provider) note(one *instanceSight) error {
 }
 
 // bringBack makes an instance be as it was wished before; one that is new is stopped.
-func (p *Provider) bringBack(ctx context.Context, id string, old *v1.InstanceSpec) error {
+func (p *Provider) bringBack(ctx context.Context, inst, old *v1.InstanceSpec) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), backLimit)
+	defer cancel()
+	if proto.Equal(inst, old) {
+		return nil // it was broken before, and the same would fail once more
+	}
 	if old != nil {
 		seen, err := p.look(ctx, &v1.DolibarrSpec{Instances: []*v1.InstanceSpec{old}})
 		if err != nil {
-			return err
+			return errs.Wrap("bring it back", err)
 		}
-		return p.change(ctx, seen.instances[0])
+		return errs.Wrap("bring it back", p.change(ctx, seen.instances[0]))
 	}
-	list, err := p.engine.Containers(ctx, LabelID+"="+id)
-	if err != nil {
-		return err
-	}
-	var failed []error
+	list, err := p.engine.Containers(ctx, LabelID+"="+inst.GetId())
+	failed := []error{errs.Wrap("stop it", err)}
 	for i := range list {
-		failed = append(failed, p.down(ctx, &list[i], stopGrace))
+		failed = append(failed, errs.Wrap("stop it", p.down(ctx, &list[i])))
 	}
 	return errs.Join(failed...)
 }
@@ -342,12 +384,20 @@ func (p *Provider) Snapshot(_ context.Context, pl plan) ([]byte, error) {
 		return nil, errs.Wrap("snapshot", err)
 	}
 	var paths []string
-	for _, inst := range former.GetInstances() {
+	for _, inst := range slices.Concat(former.GetInstances(), pl.Wish.Spec.GetInstances()) { // secrets of a new one go again
 		rec, err := p.readRecord(inst.GetId())
 		if err != nil {
-			return nil, err
+			p.log.Warn("what was applied to an instance cannot be read, nor brought back", "instance", inst.GetName(), "error", err)
+			continue
 		}
-		s.Secrets[inst.GetId()] = rec.Secrets
+		if _, known := s.Secrets[inst.GetId()]; known {
+			continue
+		}
+		if p.host.Exists(p.recordFile(inst.GetId())) {
+			s.Secrets[inst.GetId()] = rec.Secrets
+		} else {
+			paths = append(paths, p.recordFile(inst.GetId()))
+		}
 		for _, name := range secretNames {
 			paths = append(paths, path.Join(p.secretsDir(inst.GetId()), name), path.Join(p.webSecretsDir(inst.GetId()), name))
 		}
@@ -369,9 +419,8 @@ func (p *Provider) Rollback(ctx context.Context, data []byte) error {
 	if _, err := p.host.Restore(s.Files); err != nil {
 		return err
 	}
-	for _, inst := range former.GetInstances() {
-		one := &instanceSight{inst: inst}
-		if err := p.pending(one, func(r *record) { r.Secrets = s.Secrets[inst.GetId()] }); err != nil {
+	for id, versions := range s.Secrets {
+		if err := p.pending(id, func(r *record) { r.Secrets = versions }); err != nil {
 			return err
 		}
 	}
@@ -383,8 +432,6 @@ func (p *Provider) Rollback(ctx context.Context, data []byte) error {
 	for i, err := range failed {
 		failed[i] = errs.Wrap("instance "+seen.instances[i].inst.GetName(), err)
 	}
-	for _, c := range seen.left {
-		failed = append(failed, p.down(ctx, &docker.Container{ID: c.ID, State: c.State}, stopGrace))
-	}
+	failed = append(failed, p.stopLeft(ctx, seen.left)...)
 	return errs.Join(append(failed, p.frontApply(ctx, former), p.writeApplied(former))...)
 }

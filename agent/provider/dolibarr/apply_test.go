@@ -197,12 +197,26 @@ func TestLeftThatCannotStopKeepsNobodyBack(t *testing.T) {
 	}
 }
 
-func TestStageNamesTheInstance(t *testing.T) {
+func TestImageThatCannotBeHadIsItsInstancesFailureAlone(t *testing.T) {
 	r := newCore(t)
 	inst := testInstance("ijklmnop", "beta")
-	inst.AppImage = &v1.StackImage{Use: "infractl/dolibarr:0.0.1"}
-	err := r.Stage(t.Context(), &v1.DolibarrSpec{Instances: []*v1.InstanceSpec{r.inst, inst}})
-	if err == nil || !strings.Contains(err.Error(), "instance beta: ") {
-		t.Errorf("Stage: %v", err)
+	r.do(installTask(inst, false))
+	old := proto.Clone(inst).(*v1.InstanceSpec)
+	r.must(r.inst, old)
+	inst.Mode, inst.AppImage = v1.InstanceMode_INSTANCE_MODE_RUNNING, &v1.StackImage{Use: "infractl/dolibarr:0.0.1"}
+	other := r.with(func(i *v1.InstanceSpec) { i.Cron = true })
+	spec := &v1.DolibarrSpec{Instances: []*v1.InstanceSpec{other, inst}}
+	if err := r.Stage(t.Context(), spec); err != nil {
+		t.Fatalf("Stage keeps all instances back: %v", err)
+	}
+	err := r.Apply(t.Context(), r.plan(spec.Instances...))
+	if !errs.Is(err, errs.RolledBack) || !strings.Contains(err.Error(), "instance beta: image infractl/dolibarr:0.0.1: ") {
+		t.Errorf("Apply: %v", err)
+	}
+	if c := r.engine.find("infractl-abcdefgh-cron"); c == nil || c.State != "running" {
+		t.Error("the other instance was kept back")
+	}
+	if c := r.engine.find("infractl-ijklmnop-db"); c == nil || c.State != "running" {
+		t.Error("the database of the one that failed does not run as before")
 	}
 }

@@ -117,7 +117,7 @@ func (p *Provider) lookFront(ctx context.Context) (*frontState, error) {
 // frontPlan says what differs between the front and the wish. An engine that does not answer is no error here.
 func (p *Provider) frontPlan(ctx context.Context, spec *v1.DolibarrSpec) ([]*v1.Change, error) {
 	change := func(action v1.ChangeAction, before, after string) *v1.Change {
-		c := &v1.Change{Provider: "dolibarr", Subject: "front", Action: action}
+		c := &v1.Change{Provider: "dolibarr", Subject: "front", Action: action, Risk: v1.Risk_RISK_RESTART}
 		if before != "" {
 			c.Before = []string{before}
 		}

@@ -2,7 +2,6 @@ package dolibarr
 
 import (
 	"context"
-	"path"
 	"slices"
 
 	"github.com/infractl/infractl/agent/docker"
@@ -24,16 +23,17 @@ type instanceSight struct {
 	have map[string]*docker.Container
 	// wish are the containers that should run, by part.
 	wish map[string]docker.ContainerSpec
-	// subnet is its network's; empty when it has none.
+	// network says that it has one, subnet is that one's prefix.
+	network bool
 	subnet  string
 	volumes int
-	// err says that what is on the disk of it cannot be read.
+	// err says that what is on the disk of it cannot be read: that is its own failure, and none of the others'.
 	err error
 	rec *record
 	// busy says that a task works on it, while it is closed.
 	busy bool
-	// secrets are those whose wanted version is not on the disk.
-	secrets []string
+	// secrets are those whose wanted version is not on the disk as it must be.
+	secrets []*v1.SecretRef
 }
 
 // look asks the engine a few questions for all instances together.
@@ -87,7 +87,7 @@ func (p *Provider) lookAround(ctx context.Context, wanted map[string]*instanceSi
 	}
 	for _, n := range networks {
 		if one := wanted[n.Labels[LabelID]]; one != nil && n.Name == networkName(one.inst.GetId()) {
-			one.subnet = n.Subnet
+			one.network, one.subnet = true, n.Subnet
 		}
 	}
 	volumes, err := p.engine.Volumes(ctx, LabelID)
@@ -107,15 +107,10 @@ func (p *Provider) complete(ctx context.Context, one *instanceSight, ids map[str
 	var err error
 	_, working := p.working.Load(one.inst.GetId())
 	one.busy = working && one.inst.GetMode() == v1.InstanceMode_INSTANCE_MODE_CLOSED
-	if one.rec, err = p.readRecord(one.inst.GetId()); err != nil {
-		return err
+	if one.rec, one.err = p.readRecord(one.inst.GetId()); one.err != nil {
+		one.rec = &record{}
 	}
-	for _, ref := range one.inst.GetSecrets() {
-		file := path.Join(p.secretsDir(one.inst.GetId()), secretName(ref))
-		if one.rec.Secrets[secretName(ref)] != ref.GetVersion() || !p.host.Exists(file) {
-			one.secrets = append(one.secrets, secretName(ref))
-		}
-	}
+	one.secrets = p.staleSecrets(one.inst, one.rec)
 	one.wish = map[string]docker.ContainerSpec{}
 	for part, spec := range p.wanted(one.inst) {
 		id, known := ids[spec.Image]
@@ -168,7 +163,7 @@ func (one *instanceSight) differences() []string {
 	switch {
 	case one.err != nil:
 		list = append(list, "what was applied cannot be read")
-	case one.subnet == "":
+	case !one.network:
 		list = append(list, "network: made")
 	case one.inst.GetSubnet() != "" && one.subnet != one.inst.GetSubnet():
 		list = append(list, "network: "+one.inst.GetSubnet()+" instead of "+one.subnet)
@@ -176,8 +171,8 @@ func (one *instanceSight) differences() []string {
 	if one.volumes < len(volumeParts) {
 		list = append(list, "volumes: made")
 	}
-	for _, name := range one.secrets {
-		list = append(list, "secret "+name+": written")
+	for _, ref := range one.secrets {
+		list = append(list, "secret "+secretName(ref)+": written")
 	}
 	if one.moved() {
 		list = append(list, "address: "+publicURL(one.inst))
@@ -194,6 +189,8 @@ func (one *instanceSight) differences() []string {
 			list = append(list, part+": made anew from "+wish.Image)
 		case have.State != "running":
 			list = append(list, part+": started")
+		case !one.joined(have):
+			list = append(list, part+": made anew in its network")
 		}
 	}
 	if one.rec.Limits != limitsText(one.inst.GetLimits()) {
@@ -202,8 +199,16 @@ func (one *instanceSight) differences() []string {
 	return list
 }
 
+// joined says that a container is in the instance's network. One that does not run shows it by its start.
+func (one *instanceSight) joined(have *docker.Container) bool {
+	return have.State != "running" || slices.Contains(have.Networks, networkName(one.inst.GetId()))
+}
+
 // unwell says what of the instance does not run as it should.
 func (one *instanceSight) unwell() error {
+	if one.busy {
+		return nil
+	}
 	for _, part := range parts() {
 		if one.wish[part].Name == "" {
 			continue

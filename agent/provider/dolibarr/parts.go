@@ -43,7 +43,7 @@ func (p *Provider) clearNetwork(ctx context.Context, id, network string) error {
 		return err
 	}
 	for i := range list {
-		if err := errs.Join(p.down(ctx, &list[i], stopGrace), p.engine.RemoveContainer(ctx, list[i].ID)); err != nil {
+		if err := errs.Join(p.down(ctx, &list[i]), p.engine.RemoveContainer(ctx, list[i].ID)); err != nil {
 			return err
 		}
 	}
@@ -88,21 +88,43 @@ func (p *Provider) writeTool(context.Context, *v1.InstanceSpec) error {
 // secretName is the last part of a reference's name.
 func secretName(ref *v1.SecretRef) string { return path.Base(ref.GetName()) }
 
+// staleSecrets are those whose wanted version is not on the disk, for those alone who read it.
+func (p *Provider) staleSecrets(inst *v1.InstanceSpec, rec *record) []*v1.SecretRef {
+	var list []*v1.SecretRef
+	for _, ref := range inst.GetSecrets() {
+		name := secretName(ref)
+		there := rec.Secrets[name] == ref.GetVersion() && p.secretThere(path.Join(p.secretsDir(inst.GetId()), name), p.uid) &&
+			(name == secretRoot || p.secretThere(path.Join(p.webSecretsDir(inst.GetId()), name), dolibarr.WebUser))
+		if !there {
+			list = append(list, ref)
+		}
+	}
+	return list
+}
+
+func (p *Provider) secretThere(file string, owner int) bool {
+	f, err := p.host.Stat(file)
+	return err == nil && f.Mode.IsRegular() && !f.Absent && f.Mode.Perm() == secretMode && (f.UID == owner || p.uid != 0) // only root gives away
+}
+
+const (
+	secretMode = 0o400
+	// secretRoot is the password of the database's root, which the tool never sees.
+	secretRoot = "db-root"
+)
+
 // writeSecrets fetches the versions that are not on the disk and writes them.
 func (p *Provider) writeSecrets(ctx context.Context, inst *v1.InstanceSpec) error {
 	rec, err := p.readRecord(inst.GetId())
 	if err != nil {
 		return err
 	}
-	var need []*v1.SecretRef
 	for _, ref := range inst.GetSecrets() {
 		if !slices.Contains(secretNames, secretName(ref)) {
 			return errs.New(errs.Invalid, "%.80q is no secret of an instance", ref.GetName())
 		}
-		if rec.Secrets[secretName(ref)] != ref.GetVersion() || !p.host.Exists(path.Join(p.secretsDir(inst.GetId()), secretName(ref))) {
-			need = append(need, ref)
-		}
 	}
+	need := p.staleSecrets(inst, rec)
 	if len(need) == 0 {
 		return nil
 	}
@@ -136,13 +158,13 @@ func (p *Provider) writeSecret(id, name string, value []byte) error {
 	if err := p.host.OwnDir(p.webSecretsDir(id), 0o500, dolibarr.WebUser, dolibarr.WebUser); err != nil {
 		return err
 	}
-	if _, err := p.host.WriteFile(path.Join(p.secretsDir(id), name), value, 0o400); err != nil {
+	if _, err := p.host.WriteFile(path.Join(p.secretsDir(id), name), value, secretMode); err != nil {
 		return err
 	}
-	if name == "db-root" {
+	if name == secretRoot {
 		return nil
 	}
-	_, err := p.host.Write(host.File{Path: path.Join(p.webSecretsDir(id), name), Data: value, Mode: 0o400, UID: dolibarr.WebUser, GID: dolibarr.WebUser})
+	_, err := p.host.Write(host.File{Path: path.Join(p.webSecretsDir(id), name), Data: value, Mode: secretMode, UID: dolibarr.WebUser, GID: dolibarr.WebUser})
 	return err
 }
 
@@ -183,10 +205,10 @@ func (p *Provider) writeRecord(id string, rec *record) error {
 	return err
 }
 
-// up makes a container be as wished and run.
-func (p *Provider) up(ctx context.Context, wish docker.ContainerSpec, have *docker.Container) error {
-	odd := have != nil && (have.State == "paused" || have.State == "dead" || have.State == "removing") // the engine does not start these
-	if odd || have != nil && have.Labels[labelWish] != wish.Labels[labelWish] {
+// up makes a part's container be as wished, run and answer. ready is asked of one that was started just now.
+func (p *Provider) up(ctx context.Context, one *instanceSight, part string, ready func(context.Context, string) error) error {
+	wish, have := one.wish[part], one.have[part]
+	if have != nil && one.outworn(part) {
 		if err := p.engine.StopContainer(ctx, have.ID, wish.StopTimeout); err != nil {
 			return err
 		}
@@ -195,28 +217,57 @@ func (p *Provider) up(ctx context.Context, wish docker.ContainerSpec, have *dock
 		}
 		have = nil
 	}
-	if have == nil {
+	if have != nil && have.State == "running" {
+		return nil
+	}
+	var id string
+	var err error
+	if have != nil {
+		id = have.ID
+	} else {
 		if err := p.dropNamed(ctx, wish.Name); err != nil { // without our mark: of a task that was cut off
 			return err
 		}
-		id, err := p.engine.CreateContainer(ctx, wish)
-		if err != nil {
+		if id, err = p.engine.CreateContainer(ctx, wish); err != nil {
 			return err
 		}
-		return p.engine.Start(ctx, id)
 	}
-	if have.State == "running" {
-		return nil
+	if err := p.engine.Start(ctx, id); err != nil || ready == nil {
+		return err
 	}
-	return p.engine.Start(ctx, have.ID)
+	ctx, cancel := context.WithTimeout(ctx, readyLimit)
+	defer cancel()
+	return ready(ctx, id)
 }
 
+// readyLimit bounds how long a part may take until it answers: a database that was killed reads its log first.
+const readyLimit = 2 * time.Minute
+
+// outworn says that a part's container cannot become what is wished: it was made of something else, in another network, or is in a state
+// out of which the engine starts none.
+func (one *instanceSight) outworn(part string) bool {
+	have := one.have[part]
+	odd := have.State == "paused" || have.State == "dead" || have.State == "removing"
+	return odd || have.Labels[labelWish] != one.wish[part].Labels[labelWish] || !one.network || !one.joined(have)
+}
+
+// listens waits until an application's server takes connections. PHP is in every image of an application.
+func (p *Provider) listens(ctx context.Context, id string) error {
+	code, err := p.engine.Run(ctx, id, []string{"php", "-r", listensCode}, "", nil, nil)
+	if err == nil && code != 0 {
+		err = errs.New(errs.Timeout, "its server does not listen")
+	}
+	return errs.Wrap("it does not come up", err)
+}
+
+const listensCode = `for ($i = 0; $i < 2000 && !@fsockopen("127.0.0.1", 80); $i++) { usleep(50000); } exit($i < 2000 ? 0 : 1);`
+
 // down ends a container that runs; it stays ended over a restart of the host.
-func (p *Provider) down(ctx context.Context, have *docker.Container, grace time.Duration) error {
+func (p *Provider) down(ctx context.Context, have *docker.Container) error {
 	if have == nil || !isUp(have) {
 		return nil
 	}
-	return p.engine.StopContainer(ctx, have.ID, grace)
+	return p.engine.StopContainer(ctx, have.ID, stopGrace)
 }
 
 func isUp(c *docker.Container) bool {

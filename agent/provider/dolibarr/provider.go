@@ -19,6 +19,7 @@ import (
 	"github.com/infractl/infractl/agent/docker"
 	"github.com/infractl/infractl/agent/host"
 	"github.com/infractl/infractl/agent/provider"
+	"github.com/infractl/infractl/internal/clock"
 	"github.com/infractl/infractl/internal/errs"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
@@ -67,6 +68,8 @@ type Config struct {
 	Dir string
 	// Transport carries questions to the front; nil means plain HTTP.
 	Transport http.RoundTripper
+	// Clock says when a repair is due again; nil means the real one.
+	Clock clock.Clock
 	// Log gets what is worth knowing beyond errors; nil means none.
 	Log hclog.Logger
 }
@@ -87,9 +90,12 @@ type Provider struct {
 	templating atomic.Int32
 	// working are the ids that tasks work on.
 	working sync.Map
+	// unstaged are images that could not be brought here, with the reason.
+	unstaged sync.Map
 
-	mu    sync.Mutex
-	locks map[string]*sync.Mutex
+	mu      sync.Mutex
+	locks   map[string]*sync.Mutex
+	repairs map[string]attempts
 }
 
 // startsAtOnce is how many databases start at once.
@@ -102,11 +108,14 @@ func New(cfg Config) *Provider {
 	if cfg.Log == nil {
 		cfg.Log = hclog.NewNullLogger()
 	}
+	if cfg.Clock == nil {
+		cfg.Clock = clock.System{}
+	}
 	if cfg.Dir == "" {
 		cfg.Dir = "/var/lib/infractl/instances"
 	}
 	return &Provider{cfg: cfg, host: cfg.Host, engine: cfg.Engine, log: cfg.Log, uid: os.Geteuid(), gid: os.Getegid(),
-		starts: make(chan struct{}, startsAtOnce), locks: map[string]*sync.Mutex{}}
+		starts: make(chan struct{}, startsAtOnce), locks: map[string]*sync.Mutex{}, repairs: map[string]attempts{}}
 }
 
 // Stages are the stages that the provider takes part in.
@@ -133,25 +142,29 @@ func (p *Provider) lock(id string) (unlock func()) {
 	return m.Unlock
 }
 
-// Stage implements provider.Stager: the images of all instances and of the front come before anything is changed.
+// Stage implements provider.Stager: the images of all instances and of the front come before anything is changed. An image of an instance
+// that cannot be had is that instance's own failure, and Apply tells it: it keeps none of the others back.
 func (p *Provider) Stage(ctx context.Context, spec *v1.DolibarrSpec) error {
 	if err := check(spec); err != nil {
 		return err
 	}
-	var failed []error
-	if spec.GetFront() != nil {
-		failed = append(failed, errs.Wrap("front", p.stageImage(ctx, spec.GetFront().GetImage())))
-	}
-	done := map[string]error{}
+	done := map[string]bool{}
 	for _, inst := range spec.GetInstances() {
 		for _, i := range []*v1.StackImage{inst.GetAppImage(), inst.GetDbImage()} {
-			if _, known := done[i.GetUse()]; !known {
-				done[i.GetUse()] = p.stageImage(ctx, i)
+			if done[i.GetUse()] {
+				continue
 			}
-			failed = append(failed, errs.Wrap("instance "+inst.GetName()+": image "+i.GetUse(), done[i.GetUse()]))
+			done[i.GetUse()] = true
+			p.unstaged.Delete(i.GetUse())
+			if err := p.stageImage(ctx, i); err != nil {
+				p.unstaged.Store(i.GetUse(), err)
+			}
 		}
 	}
-	return errs.Join(failed...)
+	if spec.GetFront() == nil {
+		return ctx.Err()
+	}
+	return errs.Join(ctx.Err(), errs.Wrap("front", p.stageImage(ctx, spec.GetFront().GetImage())))
 }
 
 // stageImage makes an image be on the host under the name that runs.
@@ -165,19 +178,20 @@ func (p *Provider) stageImage(ctx context.Context, i *v1.StackImage) error {
 
 // check refuses a wish that cannot be meant.
 func check(spec *v1.DolibarrSpec) error {
+	const hint = "the server sent a wish that this agent does not take: are both of the same version?"
 	ids, names := map[string]bool{}, map[string]bool{}
 	for _, inst := range spec.GetInstances() {
 		switch {
 		case !idForm.MatchString(inst.GetId()) || inst.GetId() == templateID:
-			return errs.New(errs.Invalid, "%.60q is no id of an instance", inst.GetId())
+			return errs.New(errs.Invalid, "%.60q is no id of an instance", inst.GetId()).WithHint(hint)
 		case !nameForm.MatchString(inst.GetName()):
-			return errs.New(errs.Invalid, "%.60q is no name of an instance", inst.GetName())
+			return errs.New(errs.Invalid, "%.60q is no name of an instance", inst.GetName()).WithHint(hint)
 		case ids[inst.GetId()] || names[inst.GetName()]:
-			return errs.New(errs.Invalid, "instance %s stands there twice", inst.GetName())
+			return errs.New(errs.Invalid, "instance %s stands there twice", inst.GetName()).WithHint(hint)
 		case inst.GetMode() == v1.InstanceMode_INSTANCE_MODE_UNSPECIFIED:
-			return errs.New(errs.Invalid, "instance %s has no mode", inst.GetName())
+			return errs.New(errs.Invalid, "instance %s has no mode", inst.GetName()).WithHint(hint)
 		case inst.GetAppImage().GetUse() == "" || inst.GetDbImage().GetUse() == "":
-			return errs.New(errs.Invalid, "instance %s names no images", inst.GetName())
+			return errs.New(errs.Invalid, "instance %s names no images", inst.GetName()).WithHint(hint)
 		}
 		ids[inst.GetId()], names[inst.GetName()] = true, true
 	}
@@ -187,7 +201,8 @@ func check(spec *v1.DolibarrSpec) error {
 // Keep implements provider.Provider; the engine starts what runs after a restart of the host.
 func (p *Provider) Keep(context.Context, wish) error { return nil }
 
-// Verify implements provider.Provider: what should run runs and none of it is unwell, and the front answers with this wish.
+// Verify implements provider.Provider: what should run runs and none of it is unwell, and the front answers with this wish. Where only
+// instances are unwell the error has the code RolledBack: nothing of the others is to be taken back.
 func (p *Provider) Verify(ctx context.Context, w wish) error {
 	seen, err := p.look(ctx, w.Spec)
 	if err != nil {
@@ -197,5 +212,10 @@ func (p *Provider) Verify(ctx context.Context, w wish) error {
 	for _, one := range seen.instances {
 		failed = append(failed, errs.Wrap("instance "+one.inst.GetName(), one.unwell()))
 	}
-	return errs.Join(append(failed, p.frontVerify(ctx, w.Spec))...)
+	front := p.frontVerify(ctx, w.Spec)
+	err = errs.Join(append(failed, front)...)
+	if err != nil && front == nil {
+		return errs.New(errs.RolledBack, "%w", err).WithHint("%s", errs.HintOf(err))
+	}
+	return err
 }

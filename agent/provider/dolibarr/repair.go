@@ -3,12 +3,25 @@ package dolibarr
 import (
 	"context"
 	"strings"
+	"time"
 
 	"github.com/infractl/infractl/internal/errs"
 )
 
+// Bounds of how often one instance is repaired.
+const (
+	repairSoon = 30 * time.Second
+	repairLate = 10 * time.Minute
+)
+
+// attempts limits the repairs of one instance.
+type attempts struct {
+	next time.Time
+	wait time.Duration
+}
+
 // Repair brings containers back that died or were removed, as they were applied: that is no commit and needs no server. It says what it
-// did. It must not run beside an apply.
+// did. An instance that does not come back is tried less and less often. It must not run beside an apply.
 func (p *Provider) Repair(ctx context.Context) ([]string, error) {
 	spec, err := p.applied()
 	if err != nil || len(spec.GetInstances()) == 0 {
@@ -18,29 +31,57 @@ func (p *Provider) Repair(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	var broken []*instanceSight
+	for _, one := range seen.instances {
+		if one.gone() && p.due(one.inst.GetId()) {
+			broken = append(broken, one)
+		}
+	}
 	var done []string
 	var failed []error
-	for _, one := range seen.instances {
-		if one.unwellOnly() {
+	for i, err := range p.each(ctx, broken) {
+		name := broken[i].inst.GetName()
+		p.tried(broken[i].inst.GetId(), err)
+		if err != nil {
+			failed = append(failed, errs.Wrap("repair instance "+name, err))
 			continue
 		}
-		done = append(done, "instance "+one.inst.GetName()+": "+one.unwell().Error())
-		failed = append(failed, errs.Wrap("repair instance "+one.inst.GetName(), p.change(ctx, one)))
+		done = append(done, "instance "+name+": "+broken[i].unwell().Error())
 	}
 	front, err := p.frontPlan(ctx, spec)
 	if err == nil && len(front) > 0 {
-		done = append(done, "front: "+strings.Join(front[0].GetAfter(), ", "))
-		err = p.frontApply(ctx, spec)
+		if err = p.frontApply(ctx, spec); err == nil {
+			done = append(done, "front: "+strings.Join(front[0].GetAfter(), ", "))
+		}
 	}
 	return done, errs.Join(append(failed, err)...)
 }
 
-// unwellOnly says that nothing that should run is gone or has ended; one that is unhealthy is for people.
-func (one *instanceSight) unwellOnly() bool {
+// gone says that something that should run was removed or has ended. One that is unhealthy is for people, and one that the engine restarts
+// is the engine's.
+func (one *instanceSight) gone() bool {
 	for part, wish := range one.wish {
-		if have := one.have[part]; wish.Name != "" && (have == nil || !isUp(have)) {
-			return false
+		if have := one.have[part]; !one.busy && wish.Name != "" && (have == nil || !isUp(have)) {
+			return true
 		}
 	}
-	return true
+	return false
+}
+
+func (p *Provider) due(id string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !p.cfg.Clock.Now().Before(p.repairs[id].next)
+}
+
+// tried notes a repair: after one that failed the next has to wait.
+func (p *Provider) tried(id string, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err == nil {
+		delete(p.repairs, id)
+		return
+	}
+	wait := min(max(2*p.repairs[id].wait, repairSoon), repairLate)
+	p.repairs[id] = attempts{next: p.cfg.Clock.Now().Add(wait), wait: wait}
 }

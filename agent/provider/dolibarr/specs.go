@@ -154,10 +154,10 @@ func (p *Provider) toolContainer(inst *v1.InstanceSpec, _ string, writable bool)
 const phpMemory = "PHP_INI_MEMORY_LIMIT="
 
 // marked puts the digest of what a container is made of on it. Limits are left out: they change without a new container, and PHP's own
-// follows when there is one.
+// follows when there is one. Whether there is a limit stays in: the engine takes none away from a container.
 func marked(s docker.ContainerSpec, imageID string) (docker.ContainerSpec, error) {
 	plain := s
-	plain.MemoryBytes, plain.MilliCPUs, plain.PIDs = 0, 0, 0
+	plain.MemoryBytes, plain.MilliCPUs, plain.PIDs = min(1, s.MemoryBytes), min(1, s.MilliCPUs), min(1, s.PIDs)
 	plain.Env = slices.DeleteFunc(slices.Clone(s.Env), func(v string) bool { return strings.HasPrefix(v, phpMemory) })
 	text, err := json.Marshal(plain)
 	if err != nil {
