@@ -172,7 +172,7 @@ func (z *zones) instances(res Resources) {
 	}
 	if acme, ok := z.acme(z.inside()); ok {
 		z.all = append(z.all, acme)
-		to.Add(zone.Record{Name: acme.Name, Type: "NS", Value: z.server, Reason: "dns.acme"})
+		to.Add(zone.Record{Name: acme.Name, Type: "NS", Value: acme.Primary, Reason: "dns.acme"}) // what the zone says of itself, in both views
 	}
 }
 

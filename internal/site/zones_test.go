@@ -69,6 +69,13 @@ func TestTheOutsideViewHoldsNothingOfTheInside(t *testing.T) {
 	if !seen {
 		t.Errorf("the outside does not see the instance:\n%s", strings.Join(got, "\n"))
 	}
+	// A delegation that says something else than the zone itself would never be proven.
+	const proof = "_acme-challenge.dolibarr.projetpro.example"
+	for _, where := range []string{"inside dolibarr.projetpro.example", "inside " + proof, "outside projetpro.example", "outside " + proof} {
+		if want := where + " " + proof + " NS ns1.projetpro.example"; !slices.Contains(got, want) {
+			t.Errorf("%q is missing in\n%s", want, strings.Join(got, "\n"))
+		}
+	}
 	specs, err := s.HostSpecs(Resources{Secrets: map[string]string{"dns-transfer": "v1", "acme-update": "v2"}})
 	if err != nil {
 		t.Fatal(err)
