@@ -4,12 +4,13 @@ import (
 	"context"
 	"path/filepath"
 
+	"github.com/infractl/infractl/internal/lab/demo"
 	"github.com/infractl/infractl/internal/lab/dns"
 )
 
 // dnsNumbers measures a large zone on a real bind in a virtual machine.
 func dnsNumbers(ctx context.Context, o Options, r *Report) error {
-	got, output, err := dns.Run(ctx, dns.Options{Root: o.Root, Bin: o.Bin, Dir: filepath.Join(o.Dir, "dns"), Name: "bench-dns"})
+	got, output, err := dns.Run(ctx, demo.Options{Root: o.Root, Bin: o.Bin, Dir: filepath.Join(o.Dir, "dns"), Name: "bench-dns"})
 	if err != nil {
 		r.say("%s", output)
 		return err

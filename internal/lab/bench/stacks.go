@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 
 	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/lab/demo"
 	"github.com/infractl/infractl/internal/lab/stacks"
 )
 
@@ -16,7 +17,7 @@ func stackNumbers(ctx context.Context, o Options, r *Report) error {
 		return errs.New(errs.Precondition, "infractl-compose is not built: %w", err).WithHint("make build")
 	}
 	r.Stated("infractl-compose on disk", float64(info.Size())/1e6, "MB", "lives only while a stack changes")
-	got, output, err := stacks.Run(ctx, stacks.Options{Root: o.Root, Bin: o.Bin, Dir: filepath.Join(o.Dir, "stacks"), Name: "bench-stacks"})
+	got, output, err := stacks.Run(ctx, demo.Options{Root: o.Root, Bin: o.Bin, Dir: filepath.Join(o.Dir, "stacks"), Name: "bench-stacks"})
 	if err != nil {
 		r.say("%s", output)
 		return err

@@ -4,7 +4,6 @@ package demo
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,45 +15,17 @@ import (
 // leave the site as they found it.
 var site *Site
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) int {
-	bin := os.Getenv("INFRACTL_BIN")
-	if bin == "" {
-		fmt.Fprintln(os.Stderr, "INFRACTL_BIN must name the folder of the built programs; use make e2e")
-		return 1
-	}
-	dir, err := os.MkdirTemp("", "infractl-e2e-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	ctx, cancel := context.WithTimeout(context.Background(), 12*time.Minute)
-	defer cancel()
-	site, err = Boot(ctx, Options{Root: "../../..", Bin: bin, Dir: dir, Name: "e2e", Out: os.Stderr,
-		Overlay: "rollout: {window: 10s}\n"})
-	if site != nil {
-		defer site.Down(context.Background())
-	}
-	if err == nil {
-		err = site.StartContainers(ctx)
-	}
-	if err == nil {
-		err = site.Apply(ctx)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "the site did not come up:", err)
-		if site != nil {
-			site.Explain(context.Background(), os.Stderr)
-		}
-		return 1
-	}
-	code := m.Run()
-	if code != 0 {
-		site.Explain(context.Background(), os.Stderr)
-	}
-	return code
+func TestMain(m *testing.M) {
+	os.Exit(Suite{
+		Name: "e2e", Limit: 12 * time.Minute,
+		Change: func(o *Options) { o.Overlay = "rollout: {window: 10s}\n" },
+		Prepare: func(ctx context.Context, s *Site) error {
+			if err := s.StartContainers(ctx); err != nil {
+				return err
+			}
+			return s.Apply(ctx)
+		},
+	}.Run(&site, m.Run))
 }
 
 // in runs a command in a VM and returns what it printed and its code.

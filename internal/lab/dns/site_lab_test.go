@@ -4,8 +4,9 @@ package dns
 
 import (
 	"context"
-	"fmt"
+	"encoding/base64"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -16,57 +17,27 @@ import (
 // site is the one lab of this package: the example's site with a second name server.
 var site *demo.Site
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) int {
-	bin := os.Getenv("INFRACTL_BIN")
-	if bin == "" {
-		fmt.Fprintln(os.Stderr, "INFRACTL_BIN must name the folder of the built programs; use make e2e")
-		return 1
-	}
-	dir, err := os.MkdirTemp("", "infractl-names-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
-	defer cancel()
-	site, err = demo.Boot(ctx, demo.Options{Root: "../../..", Bin: bin, Dir: dir, Name: "names", Out: os.Stderr,
-		Overlay: "rollout: {window: 10s}\n"})
-	if site != nil {
-		defer site.Down(context.Background()) // the next lab of this name removes what stayed
-	}
-	if err == nil {
-		err = prepare(ctx)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "the site did not come up:", err)
-		if site != nil {
-			site.Explain(context.Background(), os.Stderr)
-		}
-		return 1
-	}
-	code := m.Run()
-	if code != 0 {
-		site.Explain(context.Background(), os.Stderr)
-	}
-	return code
+func TestMain(m *testing.M) {
+	os.Exit(demo.Suite{
+		Name: "names", Limit: 8 * time.Minute,
+		Change:  func(o *demo.Options) { o.Overlay = "rollout: {window: 10s}\n" },
+		Prepare: prepare,
+	}.Run(&site, m.Run))
 }
 
 // prepare adds the second name server and applies.
-func prepare(ctx context.Context) error {
-	text, err := os.ReadFile(site.File)
+func prepare(ctx context.Context, s *demo.Site) error {
+	text, err := os.ReadFile(s.File)
 	if err != nil {
 		return err
 	}
-	if err := site.WriteSite(strings.Replace(string(text), "  primary: srv-dhcp-dns\n", "  primary: srv-dhcp-dns\n  secondary: srv-supervision\n", 1)); err != nil {
+	if err := s.WriteSite(strings.Replace(string(text), "  primary: srv-dhcp-dns\n", "  primary: srv-dhcp-dns\n  secondary: srv-supervision\n", 1)); err != nil {
 		return err
 	}
-	if _, err := site.Must(ctx, "secret", "rotate", "dns-transfer"); err != nil {
+	if _, err := s.Must(ctx, "secret", "rotate", "dns-transfer"); err != nil {
 		return err
 	}
-	return site.Apply(ctx)
+	return s.Apply(ctx)
 }
 
 func in(t *testing.T, vm string, argv ...string) (string, int) {
@@ -170,5 +141,76 @@ func TestAHandEditIsShownAndMended(t *testing.T) {
 	}
 	if got := dig(t, demo.Relay, "srv-prod.projetpro.lab"); got != "10.0.10.20" {
 		t.Errorf("srv-prod is %q", got)
+	}
+}
+
+// TestTheWorldSeesThePublicZoneAlone gives the site views, and a zone that proves names to a certificate authority. It comes last.
+func TestTheWorldSeesThePublicZoneAlone(t *testing.T) {
+	const proof = "_acme-challenge.dolibarr.projetpro.example"
+	withViews(t)
+	world := func(args ...string) string {
+		out, _ := in(t, demo.Internet, append([]string{"dig", "+time=2", "+tries=2", "+norec", "@192.168.8.30"}, args...)...)
+		return out
+	}
+	for _, c := range []struct {
+		question []string
+		want     string
+	}{
+		{[]string{"ns1.projetpro.example"}, "192.168.8.30"},
+		{[]string{"projetpro.example", "SOA", "+tcp"}, "hostmaster.projetpro.example."},
+		{[]string{"nothing.projetpro.example"}, "status: NXDOMAIN"},
+		{[]string{proof, "TXT"}, "status: NOERROR"},
+		{[]string{"srv-prod.projetpro.lab"}, "status: REFUSED"},
+		{[]string{"-x", "10.0.10.20"}, "status: REFUSED"},
+		{[]string{"example.org", "+rec"}, "status: REFUSED"},
+		{[]string{"version.bind", "CH", "TXT"}, "REFUSED"},
+		{[]string{"projetpro.example", "AXFR"}, "Transfer failed"},
+	} {
+		if out := world(c.question...); !strings.Contains(out, c.want) || strings.Contains(out, "10.0.10.") && c.want == "192.168.8.30" {
+			t.Errorf("the world asks for %v, and gets, without %q:\n%s", c.question, c.want, out)
+		}
+	}
+	key := base64.StdEncoding.EncodeToString([]byte(acmeSecret))
+	update := "server 10.0.10.10\nzone " + proof + "\nupdate add " + proof + " 60 TXT proven\nsend\n"
+	if err := site.Lab.VM(services).WriteFile(t.Context(), "/root/update", 0o600, []byte("key hmac-sha256:infractl-acme "+key+"\n"+update)); err != nil {
+		t.Fatal(err)
+	}
+	if out, code := in(t, services, "nsupdate", "/root/update"); code != 0 {
+		t.Errorf("an update with the key: %s", out)
+	}
+	if out := world("+short", proof, "TXT"); strings.TrimSpace(out) != `"proven"` {
+		t.Errorf("the world sees as proof %q", out)
+	}
+	TestEveryNodeIsFoundForwardAndBack(t)
+	TestTheSecondServerHasACopy(t)
+	if out, err := site.Must(t.Context(), "diff"); err != nil {
+		t.Errorf("a second look finds differences: %v\n%s", err, out)
+	}
+}
+
+// acmeSecret signs updates of proofs.
+const acmeSecret = "a secret of this lab, thirty-two"
+
+func withViews(t *testing.T) {
+	t.Helper()
+	text, err := os.ReadFile(site.File)
+	if err != nil {
+		t.Fatal(err)
+	}
+	edited := strings.Replace(string(text), "  primary: srv-dhcp-dns\n",
+		"  primary: srv-dhcp-dns\n  views: true\n  acme: {key: {secret: acme-update}}\n", 1)
+	edited = strings.Replace(edited, "\nssh:\n", "  - {name: world-dns, from: internet, to: srv-dhcp-dns, ports: [53/udp, 53/tcp]}\n\nssh:\n", 1)
+	file := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(file, []byte(acmeSecret), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := site.Must(t.Context(), "secret", "set", "acme-update", "-f", file); err != nil {
+		t.Fatalf("%v %s", err, out)
+	}
+	if err := site.WriteSite(edited); err != nil {
+		t.Fatal(err)
+	}
+	if err := site.Apply(t.Context()); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -31,35 +31,11 @@ const smallDisk = "/var/lib/infractl"
 // the site up by hand, and each leaves every node in sync.
 var site *demo.Site
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) int {
-	bin := os.Getenv("INFRACTL_BIN")
-	if bin == "" {
-		fmt.Fprintln(os.Stderr, "INFRACTL_BIN must name the folder of the built programs; use make e2e")
-		return 1
-	}
-	dir, err := os.MkdirTemp("", "infractl-ident-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
-	defer cancel()
-	site, err = demo.Boot(ctx, demo.Options{Root: "../../..", Bin: bin, Dir: dir, Name: "ident", Out: os.Stderr, Bare: true, Customize: machines})
-	if site != nil {
-		defer site.Down(context.Background()) // the next lab of this name removes what stayed
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "the machines did not come up:", err)
-		return 1
-	}
-	code := m.Run()
-	if code != 0 {
-		site.Explain(context.Background(), os.Stderr)
-	}
-	return code
+func TestMain(m *testing.M) {
+	os.Exit(demo.Suite{
+		Name: "ident", Limit: 10 * time.Minute,
+		Change: func(o *demo.Options) { o.Bare, o.Customize = true, machines },
+	}.Run(&site, m.Run))
 }
 
 // machines are five bare VMs, made from a template as docs/bootstrap.md describes it: sshd listens on the site's port

@@ -4,7 +4,6 @@ package metrics
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -16,40 +15,16 @@ import (
 // site is the lab that the tests of this package share, applied once.
 var site *demo.Site
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) int {
-	bin := os.Getenv("INFRACTL_BIN")
-	if bin == "" {
-		fmt.Fprintln(os.Stderr, "INFRACTL_BIN must name the folder of the built programs; use make e2e")
-		return 1
-	}
-	dir, err := os.MkdirTemp("", "infractl-metrics-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	ctx, cancel := context.WithTimeout(context.Background(), 12*time.Minute)
-	defer cancel()
-	site, err = demo.Boot(ctx, demo.Options{Root: "../../..", Bin: bin, Dir: dir, Name: "metrics", Out: os.Stderr})
-	if site != nil {
-		defer site.Down(context.Background())
-	}
-	if err == nil {
-		err = site.Apply(ctx)
-	}
-	if err == nil {
-		err = StartPrometheus(ctx, site)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "the site did not come up:", err)
-		if site != nil {
-			site.Explain(context.Background(), os.Stderr)
-		}
-		return 1
-	}
-	return m.Run()
+func TestMain(m *testing.M) {
+	os.Exit(demo.Suite{
+		Name: "metrics", Limit: 12 * time.Minute,
+		Prepare: func(ctx context.Context, s *demo.Site) error {
+			if err := s.Apply(ctx); err != nil {
+				return err
+			}
+			return StartPrometheus(ctx, s)
+		},
+	}.Run(&site, m.Run))
 }
 
 func TestPrometheusFindsAndScrapesAllSixAndTheServer(t *testing.T) {

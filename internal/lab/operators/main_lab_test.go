@@ -51,38 +51,12 @@ accounts:
 // site is the one lab of this package.
 var site *demo.Site
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) int {
-	bin := os.Getenv("INFRACTL_BIN")
-	if bin == "" {
-		fmt.Fprintln(os.Stderr, "INFRACTL_BIN must name the folder of the built programs; use make e2e")
-		return 1
-	}
-	dir, err := os.MkdirTemp("", "infractl-people-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
-	defer cancel()
-	site, err = demo.Boot(ctx, demo.Options{Root: "../../..", Bin: bin, Dir: dir, Name: "people", Out: os.Stderr, Customize: machines})
-	if site != nil {
-		defer site.Down(context.Background()) // the next lab of this name removes what stayed
-	}
-	if err == nil {
-		err = writeSite()
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "the machines did not come up:", err)
-		return 1
-	}
-	code := m.Run()
-	if code != 0 {
-		site.Explain(context.Background(), os.Stderr)
-	}
-	return code
+func TestMain(m *testing.M) {
+	os.Exit(demo.Suite{
+		Name: "people", Limit: 5 * time.Minute,
+		Change:  func(o *demo.Options) { o.Customize = machines },
+		Prepare: func(context.Context, *demo.Site) error { return writeSite() },
+	}.Run(&site, m.Run))
 }
 
 func machines(cfg *lab.Config) {

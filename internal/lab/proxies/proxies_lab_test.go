@@ -4,24 +4,23 @@ package proxies
 
 import (
 	"context"
-	"os"
 	"testing"
 	"time"
+
+	"github.com/infractl/infractl/internal/lab/demo"
+	"github.com/infractl/infractl/internal/lab/inside"
 )
 
 func TestProxyOnARealService(t *testing.T) {
-	bin := os.Getenv("INFRACTL_BIN")
-	if bin == "" {
-		t.Fatal("INFRACTL_BIN must name the folder of the built programs; use make e2e")
-	}
-	dir, err := os.MkdirTemp("", "infractl-proxies-")
+	o, done, err := demo.ForTests("proxies")
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	t.Cleanup(done)
 	ctx, cancel := context.WithTimeout(context.Background(), 9*time.Minute)
 	defer cancel()
-	output, err := Run(ctx, Options{Root: "../../..", Bin: bin, Dir: dir, Name: "proxies"})
+	_, output, err := inside.Run(ctx, o, inside.Tests{Package: "agent/provider/proxy", Run: "TestReal|TestService", Machine: demo.Prod,
+		Env: []string{"INFRACTL_VM=1"}, Limit: 4 * time.Minute})
 	t.Log(output)
 	if err != nil {
 		t.Fatal(err)

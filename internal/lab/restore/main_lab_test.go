@@ -4,7 +4,6 @@ package restore
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -20,38 +19,8 @@ import (
 // site is the one lab of this package; tests run in the order of the files' names.
 var site *demo.Site
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) int {
-	bin := os.Getenv("INFRACTL_BIN")
-	if bin == "" {
-		fmt.Fprintln(os.Stderr, "INFRACTL_BIN must name the folder of the built programs; use make e2e")
-		return 1
-	}
-	dir, err := os.MkdirTemp("", "infractl-restore-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
-	defer cancel()
-	site, err = demo.BootSmall(ctx, demo.Options{Root: "../../..", Bin: bin, Dir: dir, Name: "restore", Out: os.Stderr})
-	if site != nil {
-		defer site.Down(context.Background()) // the next lab of this name removes what stayed
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "the site did not come up:", err)
-		if site != nil {
-			site.Explain(context.Background(), os.Stderr)
-		}
-		return 1
-	}
-	code := m.Run()
-	if code != 0 {
-		site.Explain(context.Background(), os.Stderr)
-	}
-	return code
+func TestMain(m *testing.M) {
+	os.Exit(demo.Suite{Name: "restore", Limit: 10 * time.Minute, Boot: demo.BootSmall}.Run(&site, m.Run))
 }
 
 // states returns where the identities stand, by name.

@@ -4,7 +4,6 @@ package rollouts
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,46 +22,19 @@ import (
 // site is the one lab that all tests of this package share, applied once.
 var site *demo.Site
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) int {
-	bin := os.Getenv("INFRACTL_BIN")
-	if bin == "" {
-		fmt.Fprintln(os.Stderr, "INFRACTL_BIN must name the folder of the built programs; use make e2e")
-		return 1
-	}
-	dir, err := os.MkdirTemp("", "infractl-rollouts-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
-	defer cancel()
-	site, err = demo.Boot(ctx, demo.Options{Root: "../../..", Bin: bin, Dir: dir, Name: "roll", Out: os.Stderr,
-		Overlay: "rollout: {window: 10s}\n", Customize: func(cfg *lab.Config) {
-			for i := range cfg.VMs {
-				cfg.VMs[i].NestedDocker = false
+func TestMain(m *testing.M) {
+	os.Exit(demo.Suite{
+		Name: "roll", Limit: 5 * time.Minute,
+		Change: func(o *demo.Options) {
+			o.Overlay = "rollout: {window: 10s}\n"
+			o.Customize = func(cfg *lab.Config) {
+				for i := range cfg.VMs {
+					cfg.VMs[i].NestedDocker = false
+				}
 			}
-		}})
-	if site != nil {
-		defer site.Down(context.Background()) // the next lab of this name removes what stayed
-	}
-	if err == nil {
-		err = site.Apply(ctx)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "the site did not come up:", err)
-		if site != nil {
-			site.Explain(context.Background(), os.Stderr)
-		}
-		return 1
-	}
-	code := m.Run()
-	if code != 0 {
-		site.Explain(context.Background(), os.Stderr)
-	}
-	return code
+		},
+		Prepare: func(ctx context.Context, s *demo.Site) error { return s.Apply(ctx) },
+	}.Run(&site, m.Run))
 }
 
 // infractl runs the command line as the operator and wants a code.

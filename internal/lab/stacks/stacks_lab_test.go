@@ -4,24 +4,21 @@ package stacks
 
 import (
 	"context"
-	"os"
 	"testing"
 	"time"
+
+	"github.com/infractl/infractl/internal/lab/demo"
 )
 
 func TestStacksOnARealEngine(t *testing.T) {
-	bin := os.Getenv("INFRACTL_BIN")
-	if bin == "" {
-		t.Fatal("INFRACTL_BIN must name the folder of the built programs; use make e2e")
-	}
-	dir, err := os.MkdirTemp("", "infractl-stacks-")
+	o, done, err := demo.ForTests("stacks")
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	t.Cleanup(done)
 	ctx, cancel := context.WithTimeout(context.Background(), 9*time.Minute)
 	defer cancel()
-	got, output, err := Run(ctx, Options{Root: "../../..", Bin: bin, Dir: dir, Name: "stacks"})
+	got, output, err := Run(ctx, o)
 	t.Log(output)
 	if err != nil {
 		t.Fatal(err)
