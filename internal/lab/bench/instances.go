@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/lab/demo"
 	"github.com/infractl/infractl/internal/lab/instances"
 )
 
@@ -24,7 +25,7 @@ const (
 
 // instanceNumbers measures customers' instances in a fleet of the lab: from the command to the login page on the VM "internet".
 func instanceNumbers(ctx context.Context, o Options, r *Report) error {
-	f, err := instances.Boot(ctx, instances.Options{Root: o.Root, Bin: o.Bin, Dir: filepath.Join(o.Dir, "instances"), Name: "bench-inst", Out: o.Out})
+	f, err := instances.Boot(ctx, demo.Options{Root: o.Root, Bin: o.Bin, Dir: filepath.Join(o.Dir, "instances"), Name: "bench-inst", Out: o.Out})
 	if f != nil && f.Site != nil {
 		defer f.Down(context.WithoutCancel(ctx)) //nolint:errcheck // the lab's own report says what stayed
 	}

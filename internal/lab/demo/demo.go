@@ -104,14 +104,14 @@ func Boot(ctx context.Context, o Options) (*Site, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.say("lab: engine and images (the first time takes minutes)")
+	s.Say("lab: engine and images (the first time takes minutes)")
 	if s.Lab, err = lab.Create(ctx, cfg); err != nil {
 		return nil, errs.Wrap("create the lab", err)
 	}
 	if err := s.writeFiles(); err != nil {
 		return s, err
 	}
-	s.say("lab: %d VMs boot", len(cfg.VMs))
+	s.Say("lab: %d VMs boot", len(cfg.VMs))
 	if o.Bare {
 		if err := s.Lab.StartVM(ctx); err != nil {
 			return s, err
@@ -127,8 +127,19 @@ func Boot(ctx context.Context, o Options) (*Site, error) {
 	return s, s.enrol(ctx)
 }
 
-func (s *Site) say(format string, args ...any) {
+// Say tells people how far it is.
+func (s *Site) Say(format string, args ...any) {
 	fmt.Fprintf(s.opts.Out, "%6.1fs  %s\n", time.Since(s.started).Seconds(), fmt.Sprintf(format, args...))
+}
+
+// Step does something and says how long it took.
+func (s *Site) Step(ctx context.Context, what string, do func(context.Context) error) error {
+	begun := time.Now()
+	if err := do(ctx); err != nil {
+		return errs.Wrap(what, err)
+	}
+	s.Say("%s, %.1f s", what, time.Since(begun).Seconds())
+	return nil
 }
 
 // config is the lab of the example site with the product's programs and units in each VM.
@@ -136,7 +147,7 @@ func (s *Site) config() (lab.Config, error) {
 	cfg := lab.DefaultSite(s.opts.Name, s.opts.Dir)
 	cfg.Replace = true
 	cfg.Log = s.opts.Log
-	cfg.Progress = func(line string) { s.say("lab: %s", line) }
+	cfg.Progress = func(line string) { s.Say("lab: %s", line) }
 	units, err := filepath.Glob(filepath.Join(s.opts.Root, "agent/infractl-agent/systemd/*.service"))
 	if err != nil || len(units) == 0 {
 		return cfg, errs.New(errs.Precondition, "no systemd units below %s", s.opts.Root).WithHint("run from the project's folder")
@@ -217,7 +228,7 @@ func (s *Site) startServer(ctx context.Context) error {
 	if err := s.login(ctx, out); err != nil {
 		return err
 	}
-	s.say("server: initialised and running in %.1f s", s.InitSeconds)
+	s.Say("server: initialised and running in %.1f s", s.InitSeconds)
 	return nil
 }
 

@@ -42,7 +42,7 @@ func (s *Site) enrol(ctx context.Context) error {
 	if err := s.WaitOnline(ctx, 60*time.Second, append(names, Operator)...); err != nil {
 		return err
 	}
-	s.say("agents: %d machines enrolled by themselves, and the operator's probe", len(names))
+	s.Say("agents: %d machines enrolled by themselves, and the operator's probe", len(names))
 	return nil
 }
 

@@ -192,7 +192,7 @@ func (s *Site) prove(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		s.say("%s, %.1f s", line, time.Since(begun).Seconds())
+		s.Say("%s, %.1f s", line, time.Since(begun).Seconds())
 	}
 	return nil
 }

@@ -65,10 +65,15 @@ func (s *Site) StartContainers(ctx context.Context) error {
 
 // Command returns the demo subcommand of infractl-lab.
 func Command() *cobra.Command {
-	o := Options{Root: "."}
+	return ShowCommand("demo", "Build the example site, apply it and prove its flows", Show)
+}
+
+// ShowCommand returns a subcommand of infractl-lab that shows something and leaves it running.
+func ShowCommand(use, short string, show func(context.Context, Options) error) *cobra.Command {
+	var o Options
 	verbose := false
 	c := &cobra.Command{
-		Use: "demo", Short: "Build the example site, apply it and prove its flows", Args: cobra.NoArgs,
+		Use: use, Short: short, Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			o.Out = c.OutOrStdout()
 			if verbose {
@@ -76,7 +81,7 @@ func Command() *cobra.Command {
 			}
 			ctx, stop := signal.NotifyContext(c.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
-			return Show(ctx, o)
+			return show(ctx, o)
 		},
 	}
 	f := c.Flags()
@@ -92,42 +97,43 @@ func Command() *cobra.Command {
 func Show(ctx context.Context, o Options) error {
 	s, err := Boot(ctx, o)
 	if err != nil {
-		return failed(err)
+		return Failed(err)
 	}
 	if err := s.StartContainers(ctx); err != nil {
-		return failed(err)
+		return Failed(err)
 	}
 	begun := time.Now()
 	if err := s.Apply(ctx); err != nil {
-		return failed(errs.Wrap("apply", err))
+		return Failed(errs.Wrap("apply", err))
 	}
-	s.say("apply: the example site is on all %d nodes, %.1f s", len(Nodes()), time.Since(begun).Seconds())
+	s.Say("apply: the example site is on all %d nodes, %.1f s", len(Nodes()), time.Since(begun).Seconds())
 	begun = time.Now()
 	check, err := s.CheckFlows(ctx)
 	if err != nil {
-		return failed(err)
+		return Failed(err)
 	}
-	s.say("flows: %d ways open and %d closed as they should be, %d wrong, %d not seen, %.1f s", check.OpenAsWanted, check.ClosedAsWanted,
+	s.Say("flows: %d ways open and %d closed as they should be, %d wrong, %d not seen, %.1f s", check.OpenAsWanted, check.ClosedAsWanted,
 		len(check.Violations), len(check.Unseen), time.Since(begun).Seconds())
 	for _, n := range check.Notes {
-		s.say("note: %s", n)
+		s.Say("note: %s", n)
 	}
 	if len(check.Violations) > 0 {
-		return failed(errs.New(errs.Internal, "the flows differ from the matrix").WithHint(". %s/env; infractl flows check", o.Dir))
+		return Failed(errs.New(errs.Internal, "the flows differ from the matrix").WithHint(". %s/env; infractl flows check", o.Dir))
 	}
 	if err := s.prove(ctx); err != nil {
-		return failed(err)
+		return Failed(err)
 	}
 	begun = time.Now()
 	if err := s.Apply(ctx); err != nil {
-		return failed(errs.Wrap("apply again", err))
+		return Failed(errs.Wrap("apply again", err))
 	}
-	s.say("apply again: nothing to do, every host read anew, %.1f s", time.Since(begun).Seconds())
+	s.Say("apply again: nothing to do, every host read anew, %.1f s", time.Since(begun).Seconds())
 	s.nextSteps()
 	return nil
 }
 
-func failed(err error) error {
+// Failed is the error of a demo: it says where to look.
+func Failed(err error) error {
 	return &errs.Error{Code: errs.CodeOf(err), Err: err, Message: err.Error(),
 		Hint: "what was built is still there for a look; make demo-down removes it"}
 }

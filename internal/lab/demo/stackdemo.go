@@ -5,9 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -133,37 +131,14 @@ func (s *Site) SetStackSecrets(ctx context.Context) error {
 
 // StacksCommand returns the subcommand of infractl-lab that brings the example's stacks up.
 func StacksCommand() *cobra.Command {
-	o := Options{Root: "."}
-	c := &cobra.Command{
-		Use: "demo-stacks", Short: "Build the example site with its container stacks, and show that they are well", Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			o.Out = c.OutOrStdout()
-			ctx, stop := signal.NotifyContext(c.Context(), os.Interrupt, syscall.SIGTERM)
-			defer stop()
-			return ShowStacks(ctx, o)
-		},
-	}
-	f := c.Flags()
-	f.StringVar(&o.Root, "root", ".", "the project's folder")
-	f.StringVar(&o.Bin, "bin", "bin", "folder of the built programs")
-	f.StringVar(&o.Dir, "dir", ".lab", "folder of the lab's state")
-	f.StringVar(&o.Name, "name", "demo", "name of the lab")
-	return c
+	return ShowCommand("demo-stacks", "Build the example site with its container stacks, and show that they are well", ShowStacks)
 }
 
 // ShowStacks brings the example's stacks up in the lab and leaves the site running.
 func ShowStacks(ctx context.Context, o Options) error {
 	s, err := BootStacks(ctx, o)
 	if err != nil {
-		return failed(err)
-	}
-	step := func(what string, do func(context.Context) error) error {
-		begun := time.Now()
-		if err := do(ctx); err != nil {
-			return failed(errs.Wrap(what, err))
-		}
-		s.say("%s, %.1f s", what, time.Since(begun).Seconds())
-		return nil
+		return Failed(err)
 	}
 	for _, st := range []struct {
 		what string
@@ -175,14 +150,14 @@ func ShowStacks(ctx context.Context, o Options) error {
 		{"apply again: nothing to do", func(ctx context.Context) error { return s.Apply(ctx) }},
 		{"status: green", s.green},
 	} {
-		if err := step(st.what, st.do); err != nil {
-			return err
+		if err := s.Step(ctx, st.what, st.do); err != nil {
+			return Failed(err)
 		}
 	}
 	for _, argv := range [][]string{{"stack", "list"}, {"stack", "show", "services"}, {"stack", "show", "supervision"}, {"image", "list"}, {"status"}} {
 		r, err := s.Infractl(ctx, argv...)
 		if err != nil {
-			return failed(err)
+			return Failed(err)
 		}
 		fmt.Fprintf(s.opts.Out, "\n$ infractl %s\n%s%s", argv[0], r.Stdout, r.Stderr)
 	}

@@ -6,15 +6,12 @@ package instances
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
-	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/infractl/infractl/internal/errs"
@@ -31,31 +28,15 @@ const Domain = "dolibarr.projetpro.example"
 // services is the node of names and of the reverse proxy.
 const services = "srv-dhcp-dns"
 
-// Options say where and how the fleet is built.
-type Options struct {
-	// Root is the project's folder, Bin the one of the built programs, Dir a folder for the lab.
-	Root, Bin, Dir string
-	// Name is the lab's name.
-	Name string
-	// Overlay lines are added to the lab overlay.
-	Overlay string
-	// Customize changes the lab further before it is built.
-	Customize func(*lab.Config)
-	// Out gets progress for people, Log details (nil: none).
-	Out io.Writer
-	Log hclog.Logger
-}
-
 // Fleet is the running site with images for instances, and no instance yet.
 type Fleet struct {
 	*demo.Site
-	out     io.Writer
-	dir     string
-	started time.Time
+	out io.Writer
+	dir string
 }
 
 // Boot builds the lab, applies the site, and gives the server the images. What was built stays for a look when it fails; Down removes it.
-func Boot(ctx context.Context, o Options) (*Fleet, error) {
+func Boot(ctx context.Context, o demo.Options) (*Fleet, error) {
 	if o.Out == nil {
 		o.Out = io.Discard
 	}
@@ -63,22 +44,22 @@ func Boot(ctx context.Context, o Options) (*Fleet, error) {
 	if err != nil {
 		return nil, errs.Wrap("find "+o.Dir, err)
 	}
-	site, err := siteFile(o.Root)
-	if err != nil {
+	if o.Site, err = siteFile(o.Root); err != nil {
 		return nil, err
 	}
 	outside, err := newOutside()
 	if err != nil {
 		return nil, err
 	}
-	f := &Fleet{out: o.Out, dir: dir, started: time.Now()}
-	f.Site, err = demo.Boot(ctx, demo.Options{Root: o.Root, Bin: o.Bin, Dir: o.Dir, Name: o.Name, Site: site, Overlay: o.Overlay, Out: o.Out, Log: o.Log,
-		Customize: func(cfg *lab.Config) {
-			outside.install(cfg)
-			if o.Customize != nil {
-				o.Customize(cfg)
-			}
-		}})
+	more := o.Customize
+	o.Customize = func(cfg *lab.Config) {
+		outside.install(cfg)
+		if more != nil {
+			more(cfg)
+		}
+	}
+	f := &Fleet{out: o.Out, dir: dir}
+	f.Site, err = demo.Boot(ctx, o)
 	if err != nil {
 		return f, err
 	}
@@ -90,24 +71,11 @@ func Boot(ctx context.Context, o Options) (*Fleet, error) {
 		{"images: Dolibarr " + Version + ", MariaDB and the front are built and pushed to the server", f.pushImages},
 		{"apply: the site is on all nodes", func(ctx context.Context) error { return f.Apply(ctx) }},
 	} {
-		if err := f.step(ctx, step.what, step.do); err != nil {
+		if err := f.Step(ctx, step.what, step.do); err != nil {
 			return f, err
 		}
 	}
 	return f, nil
-}
-
-func (f *Fleet) step(ctx context.Context, what string, do func(context.Context) error) error {
-	begun := time.Now()
-	if err := do(ctx); err != nil {
-		return errs.Wrap(what, err)
-	}
-	f.say("%s, %.1f s", what, time.Since(begun).Seconds())
-	return nil
-}
-
-func (f *Fleet) say(format string, args ...any) {
-	fmt.Fprintf(f.out, "%6.1fs  %s\n", time.Since(f.started).Seconds(), fmt.Sprintf(format, args...))
 }
 
 // siteFile is the example's, with Debian's caddy as the proxy: Nginx Proxy Manager's program is in no lab. The consoles behind the

@@ -25,24 +25,20 @@ const instancesDisk = "/var/lib/infractl/instances"
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
-	bin := os.Getenv("INFRACTL_BIN")
-	if bin == "" {
-		fmt.Fprintln(os.Stderr, "INFRACTL_BIN must name the folder of the built programs; use make e2e")
-		return 1
-	}
-	dir, err := os.MkdirTemp("", "infractl-inst-")
+	o, done, err := demo.ForTests("inst")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	defer os.RemoveAll(dir)
+	defer done()
 	ctx, cancel := context.WithTimeout(context.Background(), 25*time.Minute) // the images are built the first time
 	defer cancel()
-	fleet, err = Boot(ctx, Options{Root: "../../..", Bin: bin, Dir: dir, Name: "inst", Out: os.Stderr, Overlay: "rollout: {window: 10s}\n",
-		Customize: func(cfg *lab.Config) {
-			prod := cfg.VM(demo.Prod)
-			prod.SmallDisks = append(prod.SmallDisks, lab.SmallDisk{Guest: instancesDisk, MiB: 32})
-		}})
+	o.Overlay = "rollout: {window: 10s}\n"
+	o.Customize = func(cfg *lab.Config) {
+		prod := cfg.VM(demo.Prod)
+		prod.SmallDisks = append(prod.SmallDisks, lab.SmallDisk{Guest: instancesDisk, MiB: 32})
+	}
+	fleet, err = Boot(ctx, o)
 	if fleet != nil && fleet.Site != nil {
 		defer fleet.Down(context.Background()) // the next lab of this name removes what stayed
 	}
