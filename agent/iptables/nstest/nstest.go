@@ -3,13 +3,10 @@ package nstest
 
 import (
 	"context"
-	"fmt"
-	"os"
-	"os/exec"
+	"crypto/rand"
 	"regexp"
 	"runtime"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,13 +15,10 @@ import (
 	"github.com/infractl/infractl/agent/host"
 )
 
-var count atomic.Int64 // unique names in one test binary
-
-// New makes a network namespace with a unique name and removes it at the end of the test. kind says in its name what it stands for:
-// a few letters, since the kernel's limits on names of links are short.
+// New makes a network namespace with a unique name and removes it at the end of the test. kind says in its name what it stands for.
 func New(t testing.TB, kind string) string {
 	t.Helper()
-	name := fmt.Sprintf("ins%d-%d-%s", os.Getpid(), count.Add(1), kind)
+	name := "ins-" + rand.Text()[:12] + "-" + kind
 	MustRun(t, "ip", "netns", "add", name)
 	t.Cleanup(func() { MustRun(t, "ip", "netns", "del", name) })
 	MustRun(t, "ip", "-n", name, "link", "set", "lo", "up")
@@ -44,17 +38,8 @@ func MustRun(t testing.TB, argv ...string) string {
 // Command runs a command of the machine, 20 seconds at most, and returns its standard output. The error has the command and what it
 // complained about.
 func Command(stdin []byte, argv ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-	defer cancel()
-	c := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	c.Stdin = strings.NewReader(string(stdin))
-	c.Env = append(os.Environ(), "LC_ALL=C")
-	var stdout, stderr strings.Builder
-	c.Stdout, c.Stderr = &stdout, &stderr
-	if err := c.Run(); err != nil {
-		return stdout.String(), fmt.Errorf("%s: %w: %s", strings.Join(argv, " "), err, stderr.String())
-	}
-	return stdout.String(), nil
+	out, err := host.New(host.Config{}).RunCmd(context.Background(), host.Cmd{Argv: argv, Stdin: stdin, Timeout: 20 * time.Second})
+	return string(out.Stdout), err
 }
 
 // Inside is a command that runs another one with a namespace's network.
