@@ -288,7 +288,7 @@ func (p *Provider) note(one *instanceSight) error {
 		return err
 	}
 	rec.Limits = limitsText(one.inst.GetLimits())
-	if one.inst.GetMode() == v1.InstanceMode_INSTANCE_MODE_RUNNING {
+	if one.inst.GetMode() == v1.InstanceMode_INSTANCE_MODE_RUNNING || rec.URL == "" && p.host.Exists(p.confFile(one.inst.GetId())) {
 		rec.URL = publicURL(one.inst)
 	}
 	return p.writeRecord(one.inst.GetId(), rec)
@@ -359,6 +359,9 @@ func (p *Provider) writeApplied(spec *v1.DolibarrSpec) error {
 	data, err := proto.MarshalOptions{Deterministic: true}.Marshal(spec)
 	if err != nil {
 		return errs.Wrap("note what was applied", err)
+	}
+	if len(data) == 0 {
+		return p.host.Remove(p.appliedFile())
 	}
 	_, err = p.host.WriteFile(p.appliedFile(), data, 0o600)
 	return err

@@ -1,28 +1,14 @@
 package dolibarr
 
 import (
-	"context"
 	"strings"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
 
-	"github.com/infractl/infractl/agent/host"
 	"github.com/infractl/infractl/internal/errs"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
-
-type limitEngine struct {
-	*testEngine
-}
-
-func (e *limitEngine) UpdateLimits(_ context.Context, id string, memory, _, _ int64) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	c := e.find(id)
-	c.spec.MemoryBytes = memory
-	return nil
-}
 
 type coreRig struct {
 	*taskRig
@@ -31,8 +17,6 @@ type coreRig struct {
 
 func newCore(t *testing.T) *coreRig {
 	r := newTaskRig(t)
-	le := &limitEngine{testEngine: r.engine}
-	r.Provider = New(Config{Host: host.New(host.Config{Root: r.root}), Engine: le, Images: testImages{r.engine}, Fetcher: testFetcher{}, Transport: r.engine})
 	inst := testInstance("abcdefgh", "acme")
 	r.do(installTask(inst, false))
 	inst.Mode = v1.InstanceMode_INSTANCE_MODE_RUNNING

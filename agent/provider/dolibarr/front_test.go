@@ -22,7 +22,7 @@ func frontRig(t *testing.T) (*taskRig, *v1.DolibarrSpec) {
 	return r, frontSpec(frontInstance("acme", "aaaaaaaa", "fr", runningMode), frontInstance("beta", "bbbbbbbb", "en", v1.InstanceMode_INSTANCE_MODE_SUSPENDED))
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

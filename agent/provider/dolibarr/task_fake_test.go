@@ -2,6 +2,7 @@ package dolibarr
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -37,7 +38,8 @@ type testEngine struct {
 	reloads    int
 	dirty      bool // databases end by force
 	badReload  bool
-	refuse     string // what the tool answers
+	refuse     string            // what the tool answers
+	urls       map[string]string // that conf.php was written for, by the instance's id
 }
 
 type testContainer struct {
@@ -49,7 +51,7 @@ type testContainer struct {
 func newTestEngine(root string) *testEngine {
 	return &testEngine{root: root, containers: map[string]*testContainer{}, networks: map[string]docker.Network{}, volumes: map[string]docker.Volume{},
 		images:  map[string]string{"infractl/dolibarr:19.0.4": "sha256:app", "infractl/mariadb:10.11": "sha256:db", "infractl/front:1": "sha256:front"},
-		version: "19.0.4", fault: func(string) error { return nil }}
+		version: "19.0.4", urls: map[string]string{}, fault: func(string) error { return nil }}
 }
 
 func missing(what string) error { return errs.New(errs.NotFound, "no such thing: %s", what) }
@@ -152,6 +154,14 @@ func (e *testEngine) Start(ctx context.Context, id string) error {
 	c := e.find(id)
 	if c == nil {
 		return missing(id)
+	}
+	if c.State == "paused" || c.State == "dead" {
+		return errs.New(errs.Conflict, "cannot start a %s container", c.State)
+	}
+	for _, n := range c.Networks {
+		if _, ok := e.networks[n]; !ok {
+			return missing(n)
+		}
 	}
 	c.State = "running"
 	for _, m := range c.spec.Mounts {
@@ -315,7 +325,23 @@ func (e *testEngine) RemoveVolume(ctx context.Context, name string) error {
 	return nil
 }
 
-func (e *testEngine) UpdateLimits(context.Context, string, int64, int64, int64) error { return nil }
+func (e *testEngine) UpdateLimits(ctx context.Context, id string, memory, milliCPUs, pids int64) error {
+	done, err := e.begin(ctx, "limits")
+	if err != nil {
+		return err
+	}
+	defer done()
+	c := e.find(id)
+	if c == nil {
+		return missing(id)
+	}
+	for value, of := range map[*int64]int64{&c.spec.MemoryBytes: memory, &c.spec.MilliCPUs: milliCPUs, &c.spec.PIDs: pids} {
+		if of != 0 { // the engine takes none away
+			*value = of
+		}
+	}
+	return nil
+}
 
 func (e *testEngine) ImageID(_ context.Context, ref string) (string, error) {
 	e.mu.Lock()
@@ -373,9 +399,16 @@ func (e *testEngine) runTool(c *testContainer, verb string, input []byte, stdout
 	}
 	id := c.Labels[LabelID]
 	data := filepath.Join(e.root, e.volumes[volumeName(id, "data")].Path)
+	var asked struct{ URL string }
+	if err := json.Unmarshal(input, &asked); err != nil {
+		return 1, err
+	}
 	if e.refuse != "" {
 		fmt.Fprintln(stdout, e.refuse)
 		return 1, nil
+	}
+	if asked.URL != "" {
+		e.urls[id] = asked.URL
 	}
 	switch verb {
 	case "install":

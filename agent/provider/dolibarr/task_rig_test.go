@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"os"
 	"strings"
 	"testing"
 
@@ -43,9 +44,20 @@ type taskRig struct {
 	root   string
 }
 
+// folder is in memory where there is such a place: each write is synced.
+func folder(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "infractl-test-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
 func newTaskRig(t *testing.T) *taskRig {
 	t.Helper()
-	root := t.TempDir()
+	root := folder(t)
 	e := newTestEngine(root)
 	h := host.New(host.Config{Root: root})
 	return &taskRig{t: t, engine: e, root: root, Provider: New(Config{Host: h, Engine: e, Images: testImages{e}, Fetcher: testFetcher{}, Transport: e})}

@@ -317,6 +317,9 @@ func (p *Provider) finish(ctx context.Context, t *steps, inst *v1.InstanceSpec, 
 	if err != nil {
 		return errs.Wrap("mark the installation", err)
 	}
+	if err := p.pending(id, func(r *record) { r.URL = publicURL(inst) }); err != nil {
+		return err
+	}
 	if _, err := p.host.WriteFile(p.installedFile(id), append(text, '\n'), 0o600); err != nil {
 		return err
 	}
