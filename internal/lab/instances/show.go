@@ -3,10 +3,12 @@ package instances
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
-	"github.com/infractl/infractl/internal/lab/demo"
 	"github.com/spf13/cobra"
+
+	"github.com/infractl/infractl/internal/lab/demo"
 )
 
 // pageLimit is how long a page may take to be as it should be, where the command line has said that it is.
@@ -48,7 +50,7 @@ func Show(ctx context.Context, o demo.Options) error {
 		if err != nil {
 			return demo.Failed(err)
 		}
-		fmt.Fprintf(f.out, "\n$ infractl %s %s\n%s%s", argv[0], argv[1], r.Stdout, r.Stderr)
+		fmt.Fprintf(f.out, "\n$ infractl %s\n%s%s", strings.Join(argv, " "), r.Stdout, r.Stderr)
 	}
 	fmt.Fprintf(f.out, "\nnext: . %s/env; infractl instance suspend acme; bin/infractl-lab exec internet -- curl -s --cacert %s %s\n", o.Dir, rootsFile, URL("acme"))
 	return nil
