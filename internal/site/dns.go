@@ -29,7 +29,7 @@ func (s *Site) dns(n *Node, res Resources, all []*zone.Zone) *v1.DnsSpec {
 	}
 	primary := n.Name == s.DNS.Primary
 	if s.DNS.Views && primary {
-		spec.Views = []*v1.DnsView{{Name: viewInside, Clients: texts(s.insidePrefixes()), Recursion: true}, {Name: viewOutside}}
+		spec.Views = []*v1.DnsView{{Name: ViewInside, Clients: texts(s.insidePrefixes()), Recursion: true}, {Name: ViewOutside}}
 	}
 	if s.DNS.Secondary != "" {
 		spec.TransferKey = &v1.SecretRef{Name: s.DNS.TransferKey, Version: res.Secrets[s.DNS.TransferKey]}
@@ -38,7 +38,7 @@ func (s *Site) dns(n *Node, res Resources, all []*zone.Zone) *v1.DnsSpec {
 		switch {
 		case primary:
 			spec.Zones = append(spec.Zones, s.primaryZone(z, res))
-		case z.View != viewOutside && !z.Dynamic:
+		case z.View != ViewOutside && !z.Dynamic:
 			p, _ := s.Node(s.DNS.Primary)
 			spec.Zones = append(spec.Zones, &v1.DnsZone{Name: z.Name, Primaries: []string{s.reach(n, p).String()}})
 		}

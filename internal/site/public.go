@@ -51,7 +51,7 @@ func (z *zones) public(res Resources) {
 	if !s.DNS.Views || s.PublicDomain == "" || !s.PublicAddress().IsValid() {
 		return
 	}
-	out := &zone.Zone{Name: s.PublicDomain, View: viewOutside, Primary: s.publicServer(), Contact: "hostmaster." + s.PublicDomain}
+	out := &zone.Zone{Name: s.PublicDomain, View: ViewOutside, Primary: s.publicServer(), Contact: "hostmaster." + s.PublicDomain}
 	out.Add(zone.Record{Name: s.PublicDomain, Type: "NS", Value: s.publicServer(), Reason: "dns.views"},
 		address(s.publicServer(), "dns.views", s.PublicAddress()))
 	for _, r := range s.PublicRecords(res) {
@@ -60,7 +60,7 @@ func (z *zones) public(res Resources) {
 		}
 	}
 	z.all = append(z.all, out)
-	if acme, ok := z.acme(viewOutside); ok {
+	if acme, ok := z.acme(ViewOutside); ok {
 		z.all = append(z.all, acme)
 	}
 }

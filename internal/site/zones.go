@@ -9,8 +9,8 @@ import (
 
 // The views of the name service, where the site has two.
 const (
-	viewInside  = "inside"
-	viewOutside = "outside"
+	ViewInside  = "inside"
+	ViewOutside = "outside"
 )
 
 // AcmeLabel stands before the names whose control is proven to a certificate authority by DNS.
@@ -52,7 +52,7 @@ type zones struct {
 
 func (z *zones) inside() string {
 	if z.s.DNS.Views {
-		return viewInside
+		return ViewInside
 	}
 	return ""
 }

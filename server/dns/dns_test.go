@@ -99,6 +99,7 @@ func (r *rig) serial(t *testing.T, revision uint64, s *site.Site, res site.Resou
 func TestSerialsGrowWithTheContentAlone(t *testing.T) {
 	r := newRig(t)
 	first, second := loadSite(t), loadSite(t, "  srv: {", "  web: {role: prod, address: 10.0.10.20}\n  srv: {")
+	views := loadSite(t, "dns: {", "dns: {views: true, ")
 	none, one := site.Resources{}, site.Resources{Instances: []site.Instance{{Mode: running, Name: "a", Node: "web"}}}
 	day2 := func() { r.clock.Advance(24 * time.Hour) }
 	for _, step := range []struct {
@@ -124,6 +125,9 @@ func TestSerialsGrowWithTheContentAlone(t *testing.T) {
 		{"an instance came on the new day", nil, 4, first, one, "erp.corp.example", 2026112500},
 		{"an instance went", nil, 4, first, none, "erp.corp.example", 2026112501},
 		{"a change on the new day", nil, 5, second, none, "corp.lab", 2026112500},
+		{"views, and the first content", nil, 6, views, none, "corp.lab", 2026112501},
+		{"the outside view", nil, 6, views, none, "corp.example", 2026112500},
+		{"no views again", nil, 7, first, none, "corp.lab", 2026112501},
 	} {
 		if step.before != nil {
 			step.before()

@@ -17,7 +17,7 @@ import (
 
 // The kinds of records that this package owns.
 const (
-	// KindSerial holds what a zone was served as, under "view/zone".
+	// KindSerial holds what a zone was served as, under "view/zone"; see recordName.
 	KindSerial store.Kind = "dns.serial"
 	// KindContent holds master files without serial, under the hexadecimal digits of their digests.
 	KindContent store.Kind = "dns.content"
@@ -57,7 +57,14 @@ func NewKeeper(records store.Records, c clock.Clock) *Keeper {
 	return &Keeper{records: records, table: store.NewTable(records, KindSerial, store.JSON[record]()), clock: c}
 }
 
-func recordName(view, name string) string { return view + "/" + name }
+// recordName is under what a zone is remembered. In the inside view it is the zone that it was without views: whoever has a copy of it
+// takes only a higher serial.
+func recordName(view, name string) string {
+	if view == site.ViewInside {
+		view = ""
+	}
+	return view + "/" + name
+}
 
 // Serials puts serials into the specs of a site revision. A zone whose content changed gets a new one, which is stored with the content
 // before anybody hears of it. For revision 0, a site that is not stored, and for an old revision the serial is what it would be, and

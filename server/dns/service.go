@@ -145,7 +145,7 @@ func servers(s *site.Site, public bool) []netip.Addr {
 func check(ctx context.Context, exchange zone.Exchange, server netip.Addr, records []*v1.Record, public bool) []*v1.RecordCheck {
 	var list []zone.Record
 	for _, r := range records {
-		if r.GetView() != "outside" || public { // asked from inside, the other view answers
+		if r.GetView() != site.ViewOutside || public { // asked from inside, the other view answers
 			list = append(list, zone.Record{Name: r.GetName(), Type: r.GetType(), Value: r.GetValue()})
 		}
 	}

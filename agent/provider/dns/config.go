@@ -32,15 +32,16 @@ var digestForm = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
 // contentFile is where a content is kept.
 func contentFile(digest string) string { return contents + "/" + strings.TrimPrefix(digest, "sha256:") }
 
-// zoneFile is where a zone lies. Names are checked: nothing in them leads to another folder.
+// zoneFile is where a zone lies. Names are checked: nothing in them leads to another folder. Without views or in the inside one a zone is
+// the same one: its serial goes on when a site gets views.
 func zoneFile(z *v1.DnsZone) string {
 	switch {
 	case z.GetDynamic():
 		return "/var/lib/bind/infractl-" + z.GetName() + ".dynamic"
 	case len(z.GetPrimaries()) > 0:
 		return cacheDir + "/infractl-" + z.GetName() + ".db"
-	case z.GetView() != "":
-		return zoneDir + "/" + z.GetView() + "." + z.GetName() + ".zone"
+	case z.GetView() == outside:
+		return zoneDir + "/" + outside + "." + z.GetName() + ".zone"
 	}
 	return zoneDir + "/" + z.GetName() + ".zone"
 }

@@ -179,6 +179,21 @@ func TestOriginalsAreKeptOnce(t *testing.T) {
 	}
 }
 
+// A site that gets views has the same zone as before, in the inside one: a second node goes on with its copy.
+func TestViewsGoOnWithTheSerial(t *testing.T) {
+	s := server{map[string][]byte{}}
+	m := newMachine(t)
+	p := m.provider(s, &providertest.Faults{})
+	apply(t, p, want(base(s.corp("", "corp.lab", 2026112407, "a"))))
+	views := base(s.corp(inside, "corp.lab", 2026112400, "b"), s.corp(outside, "corp.example", 2026112400))
+	views.Views = []*v1.DnsView{{Name: inside, Clients: []string{"10.0.10.0/24"}, Recursion: true}, {Name: outside}}
+	w := want(views)
+	apply(t, p, w)
+	if got, err := p.serial(t.Context(), w.Spec.Zones[0]); err != nil || got != 2026112408 {
+		t.Errorf("in the inside view it has serial %d, %v", got, err)
+	}
+}
+
 // A server that was restored from a backup gives serials that were used already: what is served never goes back, and each change of
 // the content is newer than what a second node has.
 func TestSerialsNeverGoBack(t *testing.T) {
