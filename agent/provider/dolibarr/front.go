@@ -25,8 +25,6 @@ const (
 	frontNetwork = "infractl"
 	// labelWish is the digest of what a front's container was made of.
 	labelWish = "infractl.wish"
-	// frontStart bounds how long a front may take until it answers.
-	frontStart = 20 * time.Second
 )
 
 var frontLabels = map[string]string{LabelPart: frontPart}
@@ -286,7 +284,7 @@ func (p *Provider) reloadFront(ctx context.Context, front *v1.FrontSpec, id, dig
 		return nil
 	}
 	argv := []string{"caddy", "reload", "--config", "/etc/caddy/caddy.json", "--address", frontSocket}
-	return p.until(ctx, frontStart, func(ctx context.Context) error {
+	return p.until(ctx, p.cfg.Wait, func(ctx context.Context) error {
 		if p.frontDigest(ctx, front) == digest {
 			return nil // one that has just started has read it
 		}
@@ -318,7 +316,7 @@ func (p *Provider) frontVerify(ctx context.Context, spec *v1.DolibarrSpec) error
 	if err != nil {
 		return err
 	}
-	return p.until(ctx, frontStart, func(ctx context.Context) error {
+	return p.until(ctx, p.cfg.Wait, func(ctx context.Context) error {
 		for _, address := range spec.GetFront().GetListenAddresses() {
 			got := p.digestAt(ctx, address, spec.GetFront().GetPort())
 			if got != digest {

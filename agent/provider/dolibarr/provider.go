@@ -70,6 +70,8 @@ type Config struct {
 	Transport http.RoundTripper
 	// Clock says when a repair is due again; nil means the real one.
 	Clock clock.Clock
+	// Wait bounds how long a front may take until it answers; 0 means 20 s.
+	Wait time.Duration
 	// Log gets what is worth knowing beyond errors; nil means none.
 	Log hclog.Logger
 }
@@ -110,6 +112,9 @@ func New(cfg Config) *Provider {
 	}
 	if cfg.Clock == nil {
 		cfg.Clock = clock.System{}
+	}
+	if cfg.Wait == 0 {
+		cfg.Wait = 20 * time.Second
 	}
 	if cfg.Dir == "" {
 		cfg.Dir = "/var/lib/infractl/instances"
