@@ -68,6 +68,8 @@ type Config struct {
 	Dir string
 	// Transport carries questions to the front; nil means plain HTTP.
 	Transport http.RoundTripper
+	// FrontWait bounds how long a front may take until it answers with what it was given; 0 means 20 s.
+	FrontWait time.Duration
 	// Clock says when a repair is due again; nil means the real one.
 	Clock clock.Clock
 	// Wait bounds how long a front may take until it answers; 0 means 20 s.
@@ -115,6 +117,9 @@ func New(cfg Config) *Provider {
 	}
 	if cfg.Wait == 0 {
 		cfg.Wait = 20 * time.Second
+	}
+	if cfg.FrontWait == 0 {
+		cfg.FrontWait = 20 * time.Second
 	}
 	if cfg.Dir == "" {
 		cfg.Dir = "/var/lib/infractl/instances"

@@ -40,13 +40,13 @@ func (testFetcher) Secrets(_ context.Context, refs []*v1.SecretRef) ([]*v1.Secre
 // taskRig is a provider on a host of its own.
 type taskRig struct {
 	*Provider
-	t      *testing.T
+	t      testing.TB
 	engine *testEngine
 	root   string
 }
 
 // folder is in memory where there is such a place: each write is synced.
-func folder(t *testing.T) string {
+func folder(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/dev/shm", "infractl-test-")
 	if err != nil {
@@ -56,7 +56,7 @@ func folder(t *testing.T) string {
 	return dir
 }
 
-func newTaskRig(t *testing.T) *taskRig {
+func newTaskRig(t testing.TB) *taskRig {
 	t.Helper()
 	root := folder(t)
 	e := newTestEngine(root)
