@@ -1,7 +1,6 @@
 package certs
 
 import (
-	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/rand"
@@ -11,6 +10,7 @@ import (
 	"time"
 
 	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/strictjson"
 )
 
 // noticeContext goes in front of what is signed, so that the signature can never pass for one over something else.
@@ -71,7 +71,7 @@ func VerifyNotice(rootPEM []byte, site, serial, keyHash string, data []byte) (No
 		return refuse("too large")
 	}
 	var env signedNotice
-	if decodeStrict(data, &env) != nil {
+	if strictjson.Unmarshal(data, &env) != nil {
 		return refuse("it cannot be read")
 	}
 	issuing, err := x509.ParseCertificate(env.Issuing)
@@ -83,7 +83,7 @@ func VerifyNotice(rootPEM []byte, site, serial, keyHash string, data []byte) (No
 		return refuse("wrong signature")
 	}
 	var n Notice
-	if decodeStrict(env.Payload, &n) != nil {
+	if strictjson.Unmarshal(env.Payload, &n) != nil {
 		return refuse("its content cannot be read")
 	}
 	if n.Site != site || (serial == "" || n.Serial != serial) && (keyHash == "" || n.Key != keyHash) {
@@ -95,16 +95,4 @@ func VerifyNotice(rootPEM []byte, site, serial, keyHash string, data []byte) (No
 func noticeDigest(payload []byte) []byte {
 	sum := sha256.Sum256(append([]byte(noticeContext), payload...))
 	return sum[:]
-}
-
-func decodeStrict(data []byte, into any) error {
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(into); err != nil {
-		return err
-	}
-	if dec.More() {
-		return errs.New(errs.Invalid, "trailing data")
-	}
-	return nil
 }

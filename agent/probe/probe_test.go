@@ -2,10 +2,7 @@ package probe_test
 
 import (
 	"context"
-	"crypto/ed25519"
-	"crypto/rand"
 	"crypto/tls"
-	"errors"
 	"net"
 	"strconv"
 	"testing"
@@ -21,6 +18,7 @@ import (
 	"github.com/infractl/infractl/internal/clock"
 	"github.com/infractl/infractl/internal/errs"
 	"github.com/infractl/infractl/internal/mtls"
+	"github.com/infractl/infractl/internal/probing/sshtest"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
@@ -150,44 +148,9 @@ func TestListenAnswersProbes(t *testing.T) {
 	}
 }
 
-// sshServer is a server that lets one key in and answers every command with success.
-func sshServer(t *testing.T, hostKey ssh.Signer, user string, allowed ssh.PublicKey) string {
-	config := &ssh.ServerConfig{PublicKeyCallback: func(meta ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
-		if meta.User() == user && string(key.Marshal()) == string(allowed.Marshal()) {
-			return nil, nil
-		}
-		return nil, errors.New("no")
-	}}
-	config.AddHostKey(hostKey)
-	return tcpListener(t, func(conn net.Conn) {
-		_, channels, requests, err := ssh.NewServerConn(conn, config)
-		if err != nil {
-			return
-		}
-		go ssh.DiscardRequests(requests)
-		for c := range channels {
-			channel, in, err := c.Accept()
-			if err != nil {
-				return
-			}
-			for r := range in {
-				_ = r.Reply(r.Type == "exec", nil)
-				if r.Type == "exec" {
-					_, _ = channel.SendRequest("exit-status", false, []byte{0, 0, 0, 0})
-					channel.Close()
-				}
-			}
-		}
-	})
-}
-
 func newSigner(t *testing.T) ssh.Signer {
 	t.Helper()
-	_, key, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signer, err := ssh.NewSignerFromKey(key)
+	signer, err := sshtest.NewSigner()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -205,7 +168,12 @@ func TestLogin(t *testing.T) {
 		t.Fatalf("the key changed, or error %v", err)
 	}
 	hostKey, other := newSigner(t), newSigner(t)
-	_, port := split(t, sshServer(t, hostKey, "ops", key.PublicKey()))
+	server, err := sshtest.Start(hostKey, &ssh.ServerConfig{PublicKeyCallback: sshtest.Only("ops", key.PublicKey())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	port := uint32(server.Port())
 	p := probe.New(probe.Config{Key: func() (ssh.Signer, error) { return key, nil }})
 	login := func(id, user string, keys ...string) *v1.Probe {
 		return &v1.Probe{Id: id, Kind: v1.ProbeKind_PROBE_KIND_SSH_LOGIN, Address: "127.0.0.1", Port: port, User: user, HostKeys: keys}

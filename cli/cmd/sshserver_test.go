@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/pem"
-	"errors"
 	"net"
 	"os"
 	"strconv"
@@ -16,6 +15,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/probing/sshtest"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
@@ -29,62 +29,26 @@ func sshServer(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), pem.EncodeToMemory(block), 0o600))
 	allowed, err := ssh.NewSignerFromKey(key)
 	ts.Check(err)
-	_, host, err := ed25519.GenerateKey(rand.Reader)
-	ts.Check(err)
-	hostKey, err := ssh.NewSignerFromKey(host)
+	hostKey, err := sshtest.NewSigner()
 	ts.Check(err)
 	f := ts.Value(fakeKey{}).(*fake)
+	own := sshtest.Only("operator", allowed.PublicKey())
 	config := &ssh.ServerConfig{PublicKeyCallback: func(meta ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
 		if cert, ok := key.(*ssh.Certificate); ok && len(args) > 1 {
 			// As with sshd: what the authority says counts, whatever the account's own keys are.
 			checker := &ssh.CertChecker{IsUserAuthority: f.isSSHAuthority}
 			return nil, checker.CheckCert(meta.User(), cert)
 		}
-		if meta.User() == "operator" && string(key.Marshal()) == string(allowed.PublicKey().Marshal()) {
-			return nil, nil
-		}
-		return nil, errors.New("no")
+		return own(meta, key)
 	}}
-	config.AddHostKey(hostKey)
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	server, err := sshtest.Start(hostKey, config)
 	ts.Check(err)
-	ts.Defer(func() { listener.Close() })
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go serveSSH(conn, config)
-		}
-	}()
-	f.set("SSHPORT", strconv.Itoa(listener.Addr().(*net.TCPAddr).Port))
+	ts.Defer(server.Close)
+	f.set("SSHPORT", strconv.Itoa(server.Port()))
 	f.set("HOSTKEY", strings.TrimSpace(string(ssh.MarshalAuthorizedKey(hostKey.PublicKey()))))
 	_, port, err := net.SplitHostPort(f.addr)
 	ts.Check(err)
 	f.set("PORT", port)
-}
-
-func serveSSH(conn net.Conn, config *ssh.ServerConfig) {
-	defer conn.Close()
-	_, channels, requests, err := ssh.NewServerConn(conn, config)
-	if err != nil {
-		return
-	}
-	go ssh.DiscardRequests(requests)
-	for c := range channels {
-		channel, in, err := c.Accept()
-		if err != nil {
-			return
-		}
-		for r := range in {
-			_ = r.Reply(r.Type == "exec", nil)
-			if r.Type == "exec" {
-				_, _ = channel.SendRequest("exit-status", false, []byte{0, 0, 0, 0})
-				channel.Close()
-			}
-		}
-	}
 }
 
 // sshAuthority is the fake's authority for SSH certificates.

@@ -46,7 +46,9 @@ through the tunnel, and names are asked at the site's own resolvers. What the ma
 		Example: "  infractl vpn peer add anna-laptop -f anna-laptop.conf\n  infractl vpn peer add anna-phone --qr", Args: arity(1, 1),
 		RunE: func(c *cobra.Command, args []string) error {
 			o.name = args[0]
-			return a.runPeerAdd(c.Context(), o)
+			return a.runPeer(c.Context(), o, func(ctx context.Context, vpn v1.VpnServiceClient, public string) (peerAnswer, error) {
+				return vpn.AddPeer(ctx, &v1.AddPeerRequest{Name: o.name, PublicKey: public, Address: o.address})
+			})
 		},
 	}
 	o.flags(c)
@@ -54,7 +56,15 @@ through the tunnel, and names are asked at the site's own resolvers. What the ma
 	return c
 }
 
-func (a *app) runPeerAdd(ctx context.Context, o peerOptions) error {
+// peerAnswer is what the server says of a peer that was added or has a new key.
+type peerAnswer interface {
+	GetPeer() *v1.Peer
+	GetTunnel() *v1.Tunnel
+	GetRolloutId() string
+}
+
+// runPeer makes a key, gives its public half to the server and hands the configuration out.
+func (a *app) runPeer(ctx context.Context, o peerOptions, ask func(context.Context, v1.VpnServiceClient, string) (peerAnswer, error)) error {
 	private, public, err := tunnelKey()
 	if err != nil {
 		return err
@@ -64,8 +74,8 @@ func (a *app) runPeerAdd(ctx context.Context, o peerOptions) error {
 		return err
 	}
 	defer file.discard()
-	return a.withServer(ctx, func(ctx context.Context, conn *grpc.ClientConn, w *output.Writer) error {
-		res, err := v1.NewVpnServiceClient(conn).AddPeer(ctx, &v1.AddPeerRequest{Name: o.name, PublicKey: public, Address: o.address})
+	return a.withServer(ctx, func(ctx context.Context, conn *grpc.ClientConn, _ *output.Writer) error {
+		res, err := ask(ctx, v1.NewVpnServiceClient(conn), public)
 		if err != nil {
 			return err
 		}
@@ -81,30 +91,13 @@ func (a *app) peerRotateCmd() *cobra.Command {
 		ValidArgsFunction: firstOnly(a.completer(peerNames)),
 		RunE: func(c *cobra.Command, args []string) error {
 			o.name = args[0]
-			return a.runPeerRotate(c.Context(), o)
+			return a.runPeer(c.Context(), o, func(ctx context.Context, vpn v1.VpnServiceClient, public string) (peerAnswer, error) {
+				return vpn.RotatePeer(ctx, &v1.RotatePeerRequest{Name: o.name, PublicKey: public})
+			})
 		},
 	}
 	o.flags(c)
 	return c
-}
-
-func (a *app) runPeerRotate(ctx context.Context, o peerOptions) error {
-	private, public, err := tunnelKey()
-	if err != nil {
-		return err
-	}
-	file, err := o.open()
-	if err != nil {
-		return err
-	}
-	defer file.discard()
-	return a.withServer(ctx, func(ctx context.Context, conn *grpc.ClientConn, w *output.Writer) error {
-		res, err := v1.NewVpnServiceClient(conn).RotatePeer(ctx, &v1.RotatePeerRequest{Name: o.name, PublicKey: public})
-		if err != nil {
-			return err
-		}
-		return a.givePeer(o, file, private, res.GetPeer(), res.GetTunnel(), res.GetRolloutId())
-	})
 }
 
 // pending is the file that will hold something secret. It is made before anything changes, so that a full disk or a wrong path

@@ -1,7 +1,6 @@
 package app
 
 import (
-	"bytes"
 	"encoding/json"
 	"net"
 	"os"
@@ -13,6 +12,7 @@ import (
 	"github.com/infractl/infractl/certs"
 	"github.com/infractl/infractl/internal/clock"
 	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/strictjson"
 	"github.com/infractl/infractl/server/console"
 	"github.com/infractl/infractl/server/fleet"
 	"github.com/infractl/infractl/server/session"
@@ -150,9 +150,7 @@ func (c *Config) readSettings() error {
 		return errs.Wrap(op, errs.New(errs.Internal, "%w", err).At(c.settings()))
 	}
 	var s settings
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&s); err != nil {
+	if err := strictjson.Unmarshal(data, &s); err != nil {
 		return errs.Wrap(op, errs.New(errs.Invalid, "%w", err).At(c.settings()))
 	}
 	c.Site = s.Site

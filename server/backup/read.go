@@ -2,7 +2,6 @@ package backup
 
 import (
 	"archive/tar"
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -15,6 +14,7 @@ import (
 	"filippo.io/age"
 
 	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/strictjson"
 )
 
 // ParseKey reads a recovery key as people type it from paper or keep it in a file: blanks, line breaks and case do not matter,
@@ -163,9 +163,7 @@ func readManifest(in io.Reader) (*Manifest, error) {
 			WithHint("install the infractl-server that made it (%.60q), restore, then upgrade", any.Version)
 	}
 	m := new(Manifest)
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields()
-	return m, dec.Decode(m)
+	return m, strictjson.Unmarshal(data, m)
 }
 
 // check compares what was read with what the manifest says.

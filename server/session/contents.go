@@ -23,11 +23,16 @@ func (s *Service) FetchContent(req *v1.FetchContentRequest, stream grpc.ServerSt
 		return errs.New(errs.Precondition, "this server keeps no contents")
 	}
 	ctx := stream.Context()
-	caller := access.CallerFrom(ctx)
-	err := s.cfg.Contents.Fetch(ctx, caller.Identity.Name, req, stream.Send)
+	err := s.cfg.Contents.Fetch(ctx, access.CallerFrom(ctx).Identity.Name, req, stream.Send)
+	return s.foreign(ctx, v1.SessionService_FetchContent_FullMethodName, err)
+}
+
+// foreign counts and audits what was refused because it is another node's. It returns err.
+func (s *Service) foreign(ctx context.Context, method string, err error) error {
 	if errs.Is(err, errs.Denied) {
+		caller := access.CallerFrom(ctx)
 		s.cfg.Recorder.Refused(ctx, access.ReasonForeign, store.AuditEntry{
-			Actor: caller.Actor, Source: caller.Address, Action: v1.SessionService_FetchContent_FullMethodName,
+			Actor: caller.Actor, Source: caller.Address, Action: method,
 			Node: caller.Identity.Name, Result: string(errs.Denied), Message: err.Error(),
 		})
 	}

@@ -8,7 +8,6 @@ import (
 	"github.com/infractl/infractl/internal/errs"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 	"github.com/infractl/infractl/server/access"
-	"github.com/infractl/infractl/server/store"
 )
 
 // Images gives image archives to nodes; package image implements it.
@@ -23,13 +22,6 @@ func (s *Service) FetchImage(req *v1.FetchImageRequest, stream grpc.ServerStream
 		return errs.New(errs.Precondition, "this server keeps no images")
 	}
 	ctx := stream.Context()
-	caller := access.CallerFrom(ctx)
-	err := s.cfg.Images.Fetch(ctx, caller.Identity.Name, req, stream.Send)
-	if errs.Is(err, errs.Denied) {
-		s.cfg.Recorder.Refused(ctx, access.ReasonForeign, store.AuditEntry{
-			Actor: caller.Actor, Source: caller.Address, Action: v1.SessionService_FetchImage_FullMethodName,
-			Node: caller.Identity.Name, Result: string(errs.Denied), Message: err.Error(),
-		})
-	}
-	return err
+	err := s.cfg.Images.Fetch(ctx, access.CallerFrom(ctx).Identity.Name, req, stream.Send)
+	return s.foreign(ctx, v1.SessionService_FetchImage_FullMethodName, err)
 }

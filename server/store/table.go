@@ -1,11 +1,11 @@
 package store
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 
 	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/strictjson"
 )
 
 // Codec turns values into a record's data and back.
@@ -21,9 +21,7 @@ func JSON[T any]() Codec[T] {
 		Encode: func(v T) ([]byte, error) { return json.Marshal(v) },
 		Decode: func(data []byte) (T, error) {
 			var v T
-			dec := json.NewDecoder(bytes.NewReader(data))
-			dec.DisallowUnknownFields()
-			err := dec.Decode(&v)
+			err := strictjson.Unmarshal(data, &v)
 			return v, err
 		},
 	}

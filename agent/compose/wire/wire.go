@@ -8,6 +8,7 @@ import (
 	"io"
 
 	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/strictjson"
 )
 
 // MaxRequest is the largest request, in bytes. File contents are not in it.
@@ -104,14 +105,9 @@ func ReadRequest(r io.Reader) (*Request, error) {
 	if len(data) > MaxRequest {
 		return nil, errs.New(errs.Invalid, "the request is larger than %d bytes", MaxRequest)
 	}
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.DisallowUnknownFields()
 	req := &Request{}
-	if err := d.Decode(req); err != nil {
+	if err := strictjson.Unmarshal(data, req); err != nil {
 		return nil, errs.New(errs.Invalid, "the request does not parse: %w", err)
-	}
-	if _, err := d.Token(); err != io.EOF {
-		return nil, errs.New(errs.Invalid, "the request is followed by something else")
 	}
 	return req, nil
 }

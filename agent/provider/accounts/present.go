@@ -1,7 +1,6 @@
 package accounts
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"io/fs"
@@ -11,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/strictjson"
 )
 
 // user is one account as the host has it.
@@ -171,7 +171,7 @@ func decodeKept(data []byte) ([]string, error) {
 		return nil, nil
 	}
 	var kept keptState
-	if err := decode(data, &kept); err != nil || kept.Version != 1 {
+	if err := strictjson.Unmarshal(data, &kept); err != nil || kept.Version != 1 {
 		return nil, errs.New(errs.Precondition, "the list of accounts that infractl made cannot be read: %v", err).At(keptFile).
 			WithHint("move the file away; accounts that the site no longer names then stay as they are")
 	}
@@ -182,17 +182,4 @@ func encodeKept(names []string) []byte {
 	slices.Sort(names)
 	data, _ := json.Marshal(keptState{Version: 1, Accounts: slices.Compact(names)}) // strings only: can't fail
 	return append(data, '\n')
-}
-
-// decode is strict: unknown fields and a second value are errors.
-func decode(data []byte, into any) error {
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.DisallowUnknownFields()
-	if err := d.Decode(into); err != nil {
-		return err
-	}
-	if d.More() {
-		return errors.New("more than one value")
-	}
-	return nil
 }

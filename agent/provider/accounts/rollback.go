@@ -12,6 +12,7 @@ import (
 
 	"github.com/infractl/infractl/agent/host"
 	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/strictjson"
 )
 
 // snapshot is what Rollback needs. It holds no password: only whether one was locked.
@@ -69,7 +70,7 @@ func (p *Provider) Snapshot(_ context.Context, pl plan) ([]byte, error) {
 // Rollback implements provider.Provider. It goes on after a failure: each way that comes back counts.
 func (p *Provider) Rollback(ctx context.Context, data []byte) error {
 	var s snapshot
-	if err := decode(data, &s); err != nil || s.Version != 1 || len(s.Files) == 0 {
+	if err := strictjson.Unmarshal(data, &s); err != nil || s.Version != 1 || len(s.Files) == 0 {
 		return errs.New(errs.Invalid, "this is no snapshot of accounts: %v", err)
 	}
 	// Keys and sudo first: they are the ways in.

@@ -11,6 +11,7 @@ import (
 	"github.com/infractl/infractl/agent/docker"
 	"github.com/infractl/infractl/agent/host"
 	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/strictjson"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
@@ -87,10 +88,8 @@ func (p *Provider) snapshotStack(name string, want *v1.StackSpec) (stackBefore, 
 
 // Rollback implements provider.Provider.
 func (p *Provider) Rollback(ctx context.Context, data []byte) error {
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.DisallowUnknownFields()
 	s := snapshot{}
-	if err := d.Decode(&s); err != nil || s.Version != snapshotVersion {
+	if err := strictjson.Unmarshal(data, &s); err != nil || s.Version != snapshotVersion {
 		return errs.New(errs.Invalid, "this is no snapshot of container stacks")
 	}
 	var failed []error

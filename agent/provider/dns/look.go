@@ -1,10 +1,8 @@
 package dns
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"os"
@@ -14,6 +12,7 @@ import (
 
 	"github.com/infractl/infractl/agent/host"
 	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/strictjson"
 	"github.com/infractl/infractl/internal/zone"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
@@ -195,22 +194,10 @@ func (p *Provider) readState() state {
 		return state{}
 	}
 	var s state
-	if decode(data, &s) != nil || s.Version != 1 {
+	if strictjson.Unmarshal(data, &s) != nil || s.Version != 1 {
 		return state{}
 	}
 	return s
-}
-
-func decode(data []byte, into any) error {
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.DisallowUnknownFields()
-	if err := d.Decode(into); err != nil {
-		return err
-	}
-	if d.More() {
-		return errs.New(errs.Invalid, "more than one value")
-	}
-	return nil
 }
 
 // groupID is the group that bind runs with; our own where there is none.

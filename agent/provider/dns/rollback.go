@@ -8,6 +8,7 @@ import (
 
 	"github.com/infractl/infractl/agent/host"
 	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/strictjson"
 )
 
 // snapshot is what Rollback needs.
@@ -44,7 +45,7 @@ func (p *Provider) Snapshot(_ context.Context, pl plan) ([]byte, error) {
 // Rollback implements provider.Provider. It goes on after a failure.
 func (p *Provider) Rollback(ctx context.Context, data []byte) error {
 	var s snapshot
-	if err := decode(data, &s); err != nil || s.Version != 1 || s.Kind != kind {
+	if err := strictjson.Unmarshal(data, &s); err != nil || s.Version != 1 || s.Kind != kind {
 		return errs.New(errs.Invalid, "this is no snapshot of the name server: %v", err)
 	}
 	_, err := p.host.Restore(s.Files)

@@ -176,6 +176,11 @@ func (p *Provider) change(ctx context.Context, one *instanceSight) error {
 	if one.subnet != "" && inst.GetSubnet() != "" && one.subnet != inst.GetSubnet() {
 		clear(one.have) // they went with their network
 	}
+	if !one.network { // the engine starts none that was in a network of that name and another id
+		if err := p.dropAll(ctx, one); err != nil {
+			return err
+		}
+	}
 	if err := p.limit(ctx, one); err != nil {
 		return err
 	}
@@ -189,6 +194,21 @@ func (p *Provider) change(ctx context.Context, one *instanceSight) error {
 		return err
 	}
 	return p.note(one)
+}
+
+// dropAll removes an instance's containers; their data is in volumes.
+func (p *Provider) dropAll(ctx context.Context, one *instanceSight) error {
+	for _, part := range slices.Backward(parts()) {
+		have := one.have[part]
+		if have == nil {
+			continue
+		}
+		if err := errs.Join(p.down(ctx, have), p.engine.RemoveContainer(ctx, have.ID)); err != nil {
+			return err
+		}
+		delete(one.have, part)
+	}
+	return nil
 }
 
 // imagesThere says what image is missing, before anything is stopped for it.
@@ -244,8 +264,8 @@ func (p *Provider) limit(ctx context.Context, one *instanceSight) error {
 	db, app, cron := shares(one.inst.GetLimits())
 	for part, l := range map[string]share{partDB: db, partApp: app, partCron: cron} {
 		have, wish := one.have[part], one.wish[part]
-		if have == nil || wish.Name != "" && have.Labels[labelWish] != wish.Labels[labelWish] {
-			continue
+		if have == nil || stuck(have) || wish.Name != "" && one.outworn(part) {
+			continue // the engine changes none that is on its way out, and a new one has them from its birth
 		}
 		if err := p.engine.UpdateLimits(ctx, have.ID, l.memory, l.milliCPUs, l.pids); err != nil {
 			return errs.Wrap(part, err)

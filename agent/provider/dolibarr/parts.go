@@ -104,7 +104,10 @@ func (p *Provider) staleSecrets(inst *v1.InstanceSpec, rec *record) []*v1.Secret
 
 func (p *Provider) secretThere(file string, owner int) bool {
 	f, err := p.host.Stat(file)
-	return err == nil && f.Mode.IsRegular() && !f.Absent && f.Mode.Perm() == secretMode && (f.UID == owner || p.uid != 0) // only root gives away
+	if err != nil || f.Absent || !f.Mode.IsRegular() {
+		return false
+	}
+	return f.Mode.Perm() == secretMode && (f.UID == owner || p.uid != 0) // none but root gives files away
 }
 
 const (
@@ -247,9 +250,11 @@ const readyLimit = 2 * time.Minute
 // out of which the engine starts none.
 func (one *instanceSight) outworn(part string) bool {
 	have := one.have[part]
-	odd := have.State == "paused" || have.State == "dead" || have.State == "removing"
-	return odd || have.Labels[labelWish] != one.wish[part].Labels[labelWish] || !one.network || !one.joined(have)
+	return stuck(have) || have.State == "paused" || have.Labels[labelWish] != one.wish[part].Labels[labelWish] || !one.network || !one.joined(have)
 }
+
+// stuck says that the engine failed to remove a container, or is about to.
+func stuck(c *docker.Container) bool { return c.State == "dead" || c.State == "removing" }
 
 // listens waits until an application's server takes connections. PHP is in every image of an application.
 func (p *Provider) listens(ctx context.Context, id string) error {

@@ -213,6 +213,32 @@ func TestNetworkMadeAnewByHandGetsItsContainersBack(t *testing.T) {
 	}
 }
 
+func TestLimitsOfADeadContainerKeepNothingBack(t *testing.T) {
+	r, list := two(t)
+	r.harm("infractl-aaaaaaaa-app", func(c *testContainer) { c.State = "dead" })
+	list[0].Limits.Pids = 300
+	must(t, r.apply(list...))
+	if c := r.engine.find("infractl-aaaaaaaa-app"); c.State != "running" || c.spec.PIDs != 300 {
+		t.Errorf("it is %s with %d processes", c.State, c.spec.PIDs)
+	}
+}
+
+func TestNetworkLostWhileSuspendedIsNoMatterOnceResumed(t *testing.T) {
+	r, list := two(t)
+	list[0].Mode = v1.InstanceMode_INSTANCE_MODE_SUSPENDED
+	must(t, r.apply(list...))
+	networkGone(r.engine)
+	must(t, r.apply(list...))
+	if c := r.engine.find("infractl-aaaaaaaa-db"); c != nil {
+		t.Error("a container of the network that is gone stays: the engine will not start it")
+	}
+	list[0].Mode = runningMode
+	must(t, r.apply(list...))
+	if !r.running("infractl-aaaaaaaa-app") {
+		t.Error("it does not run")
+	}
+}
+
 func TestMissingImageStopsNothing(t *testing.T) {
 	r, list := two(t)
 	before := r.engine.find("infractl-aaaaaaaa-db").ID

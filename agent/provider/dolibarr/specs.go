@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"path"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -27,9 +28,10 @@ const (
 // share is what one part of an instance may use.
 type share struct{ memory, milliCPUs, pids int64 }
 
-// shares splits an instance's limits. The parts' memory adds up to the whole; each may use all of its processor time.
+// shares splits an instance's limits. The parts' memory adds up to the whole; each may use all of its processor time. The engine refuses
+// more cores than the host has.
 func shares(l *v1.InstanceLimits) (db, app, cron share) {
-	whole, cpus := int64(l.GetMemoryBytes()), int64(l.GetMilliCpus())
+	whole, cpus := int64(l.GetMemoryBytes()), min(int64(l.GetMilliCpus()), int64(runtime.NumCPU())*1000)
 	cron = share{max(whole/8, minCronMemory), cpus, cronPIDs}
 	db = share{max(whole*3/8, minDBMemory), cpus, dbPIDs}
 	app = share{max(whole-db.memory-cron.memory, minAppMemory), cpus, int64(l.GetPids())}

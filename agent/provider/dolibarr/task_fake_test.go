@@ -335,6 +335,9 @@ func (e *testEngine) UpdateLimits(ctx context.Context, id string, memory, milliC
 	if c == nil {
 		return missing(id)
 	}
+	if stuck(&c.Container) {
+		return errs.New(errs.Conflict, "container %s is marked for removal and cannot be updated", c.Name)
+	}
 	for value, of := range map[*int64]int64{&c.spec.MemoryBytes: memory, &c.spec.MilliCPUs: milliCPUs, &c.spec.PIDs: pids} {
 		if of != 0 { // the engine takes none away
 			*value = of

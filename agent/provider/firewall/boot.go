@@ -9,6 +9,7 @@ import (
 	"github.com/infractl/infractl/agent/host"
 	"github.com/infractl/infractl/agent/iptables"
 	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/strictjson"
 )
 
 // FirstBootFile is written by the template or by cloud-init, and says what may come in before the first commit was kept.
@@ -69,7 +70,7 @@ func readFirstBoot(h *host.Host, more bool) (RuleSet, error) {
 		return RuleSet{}, err
 	}
 	var b FirstBoot
-	if err := strict(data, &b); err != nil {
+	if err := strictjson.Unmarshal(data, &b); err != nil {
 		return RuleSet{}, errs.New(errs.Invalid, "%w", err).At(FirstBootFile)
 	}
 	if more {
@@ -97,7 +98,7 @@ func (b *FirstBoot) addMore(h *host.Host) error {
 		var more struct {
 			Ports []uint16 `json:"ports"`
 		}
-		if err := strict(data, &more); err != nil {
+		if err := strictjson.Unmarshal(data, &more); err != nil {
 			return errs.New(errs.Invalid, "%w", err).At(file)
 		}
 		b.Ports = append(b.Ports, more.Ports...)

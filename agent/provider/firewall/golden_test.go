@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/infractl/infractl/internal/strictjson"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 
 	"github.com/infractl/infractl/agent/iptables"
@@ -154,7 +155,7 @@ func TestRuleSetSurvivesJSON(t *testing.T) {
 			t.Fatal(err)
 		}
 		var got RuleSet
-		if err := strict(data, &got); err != nil {
+		if err := strictjson.Unmarshal(data, &got); err != nil {
 			t.Fatal(err)
 		}
 		if d := cmp.Diff(want, got); d != "" {

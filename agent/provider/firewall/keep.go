@@ -1,17 +1,16 @@
 package firewall
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
 	"io/fs"
 
 	"github.com/infractl/infractl/agent/host"
 	"github.com/infractl/infractl/agent/iptables"
 	"github.com/infractl/infractl/agent/provider"
 	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/strictjson"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
@@ -70,7 +69,7 @@ func loadKept(h *host.Host) (RuleSet, error) {
 	if err != nil {
 		return rs, err
 	}
-	if err := strict(data, &rs); err != nil || rs.Version != 1 {
+	if err := strictjson.Unmarshal(data, &rs); err != nil || rs.Version != 1 {
 		return rs, errs.New(errs.Precondition, "what the firewall last kept can't be read: version %d, %w", rs.Version, err).At(KeptFile).
 			WithHint("the rules in the kernel still stand; move the file away, and the next apply starts from open chains")
 	}
@@ -117,7 +116,7 @@ func (p *Provider) Snapshot(ctx context.Context, _ provider.Plan[*v1.FirewallSpe
 // one closed.
 func (p *Provider) Rollback(ctx context.Context, data []byte) error {
 	var s snapshot
-	if err := strict(data, &s); err != nil {
+	if err := strictjson.Unmarshal(data, &s); err != nil {
 		return errs.New(errs.Invalid, "this is no snapshot of the firewall: %w", err)
 	}
 	if s.Kind != snapshotKind || s.Version != 1 || s.V4 == nil || s.V6 == nil {
@@ -127,17 +126,4 @@ func (p *Provider) Rollback(ctx context.Context, data []byte) error {
 	defer p.mu.Unlock()
 	_, err := p.host.Restore(s.Files)
 	return errs.Wrap("roll back firewall", errors.Join(bringBack(ctx, p.host, v4, *s.V4), bringBack(ctx, p.host, v6, *s.V6), err))
-}
-
-// strict decodes one JSON value and refuses unknown fields and anything behind it.
-func strict(data []byte, into any) error {
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.DisallowUnknownFields()
-	if err := d.Decode(into); err != nil {
-		return err
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return errs.New(errs.Invalid, "something stands behind the value")
-	}
-	return nil
 }

@@ -1,7 +1,6 @@
 package packages
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"slices"
@@ -10,6 +9,7 @@ import (
 	"github.com/infractl/infractl/agent/host"
 	"github.com/infractl/infractl/agent/provider"
 	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/strictjson"
 )
 
 // snapshot is what Rollback needs.
@@ -102,7 +102,7 @@ func (p *Provider) all() (map[string]string, error) {
 // installation had to raise stay raised. Where this process was told to stop while apt is at work, apt is left to end.
 func (p *Provider) Rollback(ctx context.Context, data []byte) error {
 	var s snapshot
-	if err := decode(data, &s); err != nil || s.Version != snapshotVersion {
+	if err := strictjson.Unmarshal(data, &s); err != nil || s.Version != snapshotVersion {
 		return errs.New(errs.Invalid, "this is no snapshot of packages: %v", err)
 	}
 	if len(s.Before)+len(s.Removed)+len(s.Held) == 0 {
@@ -201,17 +201,4 @@ func (p *Provider) restoreHolds(ctx context.Context, held map[string]bool) error
 		return err
 	}
 	return p.mark(ctx, "unhold", slices.Compact(release))
-}
-
-// decode is strict: unknown fields and a second value are errors.
-func decode(data []byte, into any) error {
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.DisallowUnknownFields()
-	if err := d.Decode(into); err != nil {
-		return err
-	}
-	if d.More() {
-		return errs.New(errs.Invalid, "more than one value")
-	}
-	return nil
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/infractl/infractl/agent/host"
 	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/strictjson"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
@@ -192,7 +193,7 @@ func (p *Provider) last() (run, error) {
 		return run{}, errs.Wrap("read what apt installed last", err)
 	}
 	var r run
-	if err := decode(data, &r); err != nil { // nobody can say any more what was ours: then nothing is
+	if err := strictjson.Unmarshal(data, &r); err != nil { // nobody can say any more what was ours: then nothing is
 		p.log.Warn("not readable, and left out", "file", lastFile, "error", err)
 		return run{Done: true}, nil
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/infractl/infractl/agent/host"
 	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/strictjson"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
@@ -319,7 +320,7 @@ func (d *caddyDriver) process() (bool, error) {
 func (d *caddyDriver) restore(ctx context.Context, data json.RawMessage) error {
 	var s caddySnapshot
 	allowed := []string{caddyConf, caddyNew, caddyDropIn, caddyLink}
-	if err := decode(data, &s); err != nil || len(s.Files) != len(allowed) ||
+	if err := strictjson.Unmarshal(data, &s); err != nil || len(s.Files) != len(allowed) ||
 		slices.ContainsFunc(s.Files, func(f host.File) bool { return !slices.Contains(allowed, f.Path) }) {
 		return errs.New(errs.Invalid, "this is no snapshot of caddy").WithHint("nothing was changed")
 	}

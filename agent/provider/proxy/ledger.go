@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"io/fs"
@@ -10,6 +9,7 @@ import (
 	"time"
 
 	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/strictjson"
 )
 
 const (
@@ -121,7 +121,7 @@ func (p *Provider) readLedger() (*ledger, error) {
 	if err != nil {
 		return nil, errs.Wrap("read "+ledgerFile, err)
 	}
-	if err := decode(data, l); err != nil || l.Version != 1 || l.Certificates == nil {
+	if err := strictjson.Unmarshal(data, l); err != nil || l.Version != 1 || l.Certificates == nil {
 		return nil, errs.New(errs.Precondition, "the queue of certificates is damaged").At(ledgerFile).
 			WithHint("remove that file; then wait a week before many new names are added")
 	}
@@ -141,17 +141,4 @@ func (p *Provider) writeLedger(l *ledger) error {
 	}
 	_, err = p.host.WriteFile(ledgerFile, append(data, '\n'), 0o600)
 	return err
-}
-
-// decode is strict: unknown fields and a second value are errors.
-func decode(data []byte, into any) error {
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.DisallowUnknownFields()
-	if err := d.Decode(into); err != nil {
-		return err
-	}
-	if d.More() {
-		return errs.New(errs.Invalid, "more than one value")
-	}
-	return nil
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/infractl/infractl/agent/provider/providertest"
 	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/strictjson"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
@@ -66,7 +67,7 @@ func TestNoWeekHasMoreNewCertificatesThanAllowed(t *testing.T) {
 					t.Fatal(err)
 				}
 				l = newLedger()
-				if err := decode(data, l); err != nil {
+				if err := strictjson.Unmarshal(data, l); err != nil {
 					t.Fatal(err)
 				}
 			}

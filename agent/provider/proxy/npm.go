@@ -10,6 +10,7 @@ import (
 	"github.com/infractl/infractl/internal/errs"
 	"github.com/infractl/infractl/internal/npm"
 	"github.com/infractl/infractl/internal/secret"
+	"github.com/infractl/infractl/internal/strictjson"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
@@ -326,7 +327,7 @@ func (d *npmDriver) save(ctx context.Context) (json.RawMessage, error) {
 
 func (d *npmDriver) restore(ctx context.Context, data json.RawMessage) error {
 	var before picture
-	if err := decode(data, &before); err != nil {
+	if err := strictjson.Unmarshal(data, &before); err != nil {
 		return errs.New(errs.Invalid, "this is no snapshot of Nginx Proxy Manager").WithHint("nothing was changed")
 	}
 	if !before.Known || !d.p.host.Exists(passwordFile) {

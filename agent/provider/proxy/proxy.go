@@ -19,6 +19,7 @@ import (
 	"github.com/infractl/infractl/internal/clock"
 	"github.com/infractl/infractl/internal/errs"
 	"github.com/infractl/infractl/internal/secret"
+	"github.com/infractl/infractl/internal/strictjson"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
@@ -322,7 +323,7 @@ func (p *Provider) Keep(ctx context.Context, w wish) error {
 // Rollback implements provider.Provider. The password is the one on this host's disk: without one nothing was applied.
 func (p *Provider) Rollback(ctx context.Context, data []byte) error {
 	var s snapshot
-	if err := decode(data, &s); err != nil || s.Version != 1 || len(s.Files) != 1 || s.Files[0].Path != recordFile || s.Data == nil {
+	if err := strictjson.Unmarshal(data, &s); err != nil || s.Version != 1 || len(s.Files) != 1 || s.Files[0].Path != recordFile || s.Data == nil {
 		return errs.New(errs.Invalid, "this is no snapshot of the proxy").WithHint("nothing was changed")
 	}
 	d, err := p.driver(s.Access)

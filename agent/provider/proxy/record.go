@@ -16,6 +16,7 @@ import (
 	"github.com/infractl/infractl/agent/provider"
 	"github.com/infractl/infractl/internal/errs"
 	"github.com/infractl/infractl/internal/secret"
+	"github.com/infractl/infractl/internal/strictjson"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
@@ -47,7 +48,7 @@ func (p *Provider) readRecord() (*record, error) {
 		return nil, errs.Wrap("read "+recordFile, err)
 	}
 	r := &record{}
-	if err := decode(data, r); err != nil || r.Version != 1 {
+	if err := strictjson.Unmarshal(data, r); err != nil || r.Version != 1 {
 		p.log.Warn("the record of the proxy is damaged; it is written anew")
 		return nil, nil
 	}

@@ -1,16 +1,15 @@
 package router
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
 	"slices"
 
 	"github.com/infractl/infractl/agent/host"
 	"github.com/infractl/infractl/agent/iptables"
 	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/strictjson"
 )
 
 // KeptFile holds what the last kept commit made: what boot and repair put back.
@@ -25,7 +24,7 @@ func loadKept(h *host.Host) (Desired, error) {
 	if err != nil {
 		return d, err
 	}
-	if err := strict(data, &d); err != nil || d.Version != 1 {
+	if err := strictjson.Unmarshal(data, &d); err != nil || d.Version != 1 {
 		return Desired{}, errs.New(errs.Precondition, "what the router last kept can't be read: version %d, %w", d.Version, err).
 			At(KeptFile).WithHint("what is in the kernel still stands; move the file away, and apply again")
 	}
@@ -87,7 +86,7 @@ func (p *Provider) Snapshot(ctx context.Context, pl plan) ([]byte, error) {
 // back: interfaces and routes come later, from kept.json.
 func (p *Provider) Rollback(ctx context.Context, data []byte) error {
 	var s snapshot
-	if err := strict(data, &s); err != nil {
+	if err := strictjson.Unmarshal(data, &s); err != nil {
 		return errs.New(errs.Invalid, "this is no snapshot of the router: %w", err)
 	}
 	if s.Kind != snapshotKind || s.Version != 1 || s.NAT == nil {
@@ -143,17 +142,4 @@ func (p *Provider) tunnelBack(ctx context.Context, was deviceState) error {
 		return err
 	}
 	return installTunnel(ctx, p.host, was.Tunnel, live)
-}
-
-// strict decodes one JSON value and refuses unknown fields and anything behind it.
-func strict(data []byte, into any) error {
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.DisallowUnknownFields()
-	if err := d.Decode(into); err != nil {
-		return err
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return errs.New(errs.Invalid, "something stands behind the value")
-	}
-	return nil
 }

@@ -1,13 +1,13 @@
 package sshd
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 
 	"github.com/infractl/infractl/agent/host"
 	"github.com/infractl/infractl/agent/provider"
 	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/strictjson"
 )
 
 // snapshot is what Rollback needs.
@@ -79,7 +79,7 @@ func (p *Provider) Snapshot(ctx context.Context, pl plan) ([]byte, error) {
 // from the unit that runs early in boot, where waiting for a start would wait for itself.
 func (p *Provider) Rollback(ctx context.Context, data []byte) error {
 	var s snapshot
-	if err := decode(data, &s); err != nil || s.Version != 1 || len(s.Files) == 0 {
+	if err := strictjson.Unmarshal(data, &s); err != nil || s.Version != 1 || len(s.Files) == 0 {
 		return errs.New(errs.Invalid, "this is no snapshot of sshd: %v", err)
 	}
 	_, err := p.host.Restore(s.Files)
@@ -158,17 +158,4 @@ func (p *Provider) bringBack(ctx context.Context, s snapshot, now unitsNow) erro
 	// It failed, failed too often, or was stopped: each of them may be started.
 	_ = p.systemctl(ctx, "reset-failed", service)
 	return p.systemctl(ctx, "restart", service)
-}
-
-// decode is strict: unknown fields and a second value are errors.
-func decode(data []byte, into any) error {
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.DisallowUnknownFields()
-	if err := d.Decode(into); err != nil {
-		return err
-	}
-	if d.More() {
-		return errs.New(errs.Invalid, "more than one value")
-	}
-	return nil
 }

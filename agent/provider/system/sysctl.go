@@ -16,6 +16,7 @@ import (
 	"github.com/infractl/infractl/agent/host"
 	"github.com/infractl/infractl/agent/provider"
 	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/strictjson"
 )
 
 // sysctls are the kernel settings of one stage.
@@ -143,7 +144,7 @@ func (p *Provider) originals() (map[string]string, error) {
 		return nil, errs.Wrap("read "+originalFile, err)
 	}
 	var o originals
-	if err := decode(data, &o); err != nil || o.Version != 1 {
+	if err := strictjson.Unmarshal(data, &o); err != nil || o.Version != 1 {
 		return nil, errs.New(errs.Precondition, "the record of former kernel settings cannot be read: %v", err).At(originalFile).
 			WithHint("move the file away; settings that the site no longer names then keep their values until the next boot")
 	}

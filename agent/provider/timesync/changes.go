@@ -1,7 +1,6 @@
 package timesync
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"slices"
@@ -9,6 +8,7 @@ import (
 
 	"github.com/infractl/infractl/agent/host"
 	"github.com/infractl/infractl/internal/errs"
+	"github.com/infractl/infractl/internal/strictjson"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
@@ -105,7 +105,7 @@ func (p *Provider) Snapshot(_ context.Context, pl plan) ([]byte, error) {
 // Rollback implements provider.Provider. It goes on after a failure.
 func (p *Provider) Rollback(ctx context.Context, data []byte) error {
 	var s snapshot
-	if err := decode(data, &s); err != nil || s.Version != 1 ||
+	if err := strictjson.Unmarshal(data, &s); err != nil || s.Version != 1 ||
 		s.Unit != "" && s.Unit != chrony().unit && s.Unit != timesyncd().unit {
 		return errs.New(errs.Invalid, "this is no snapshot of time: %v", err)
 	}
@@ -124,17 +124,4 @@ func (p *Provider) Rollback(ctx context.Context, data []byte) error {
 	}
 	failed = append(failed, p.systemctl(ctx, verb, s.Unit))
 	return errs.Join(failed...)
-}
-
-// decode is strict: unknown fields and a second value are errors.
-func decode(data []byte, into any) error {
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.DisallowUnknownFields()
-	if err := d.Decode(into); err != nil {
-		return err
-	}
-	if d.More() {
-		return errs.New(errs.Invalid, "more than one value")
-	}
-	return nil
 }

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/infractl/infractl/internal/lab/labtest"
 )
 
 func TestSecondApplyChangesNothing(t *testing.T) {
@@ -50,7 +52,7 @@ func TestRouterNamesAndTunnelAreAsTheDemoShows(t *testing.T) {
 		t.Errorf("peers: %s", out)
 	}
 	infractl(t, 0, "vpn", "peer", "remove", Peer, "--yes")
-	eventually(t, 20*time.Second, "the rollout is over", func() bool {
+	labtest.Eventually(t, 20*time.Second, "the rollout is over", func() bool {
 		r, err := site.Infractl(t.Context(), "diff")
 		return err == nil && r.Code == 0
 	})

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/infractl/infractl/internal/lab/labtest"
 	"github.com/infractl/infractl/internal/lab/scan"
 )
 
@@ -91,7 +92,7 @@ func TestSecretsConsolesAndNoLeak(t *testing.T) {
 
 	texts["rotate"] = infractl(t, 0, "secret", "rotate", "talk-key")
 	rotated := ""
-	eventually(t, time.Minute, "the container has the new value", func() bool {
+	labtest.Eventually(t, time.Minute, "the container has the new value", func() bool {
 		r, err := site.Infractl(t.Context(), "exec", "talk/talk", "-n", "--", "cat", "/run/secrets/talk-key")
 		rotated = r.Stdout
 		return err == nil && r.Code == 0 && rotated != value && rotated != ""
@@ -109,9 +110,9 @@ func TestSecretsConsolesAndNoLeak(t *testing.T) {
 		t.Fatal(err)
 	}
 	runs := func() bool { _, code := in(t, Prod, "pgrep", "-f", "^sleep 98765$"); return code == 0 }
-	eventually(t, 20*time.Second, "the command runs", runs)
+	labtest.Eventually(t, 20*time.Second, "the command runs", runs)
 	p.Stop()
-	eventually(t, 20*time.Second, "the command is gone", func() bool { return !runs() })
+	labtest.Eventually(t, 20*time.Second, "the command is gone", func() bool { return !runs() })
 
 	texts["audit"] = infractl(t, 0, "audit", "--limit", "1000", "-o", "json")
 	for _, want := range []string{"console.logs", "console.exec", "SetSecret", "RotateSecret"} {
@@ -120,6 +121,7 @@ func TestSecretsConsolesAndNoLeak(t *testing.T) {
 		}
 	}
 	texts["plan"] = infractl(t, 0, "plan", "-f", file, "--overlay", site.Overlay, "-o", "json")
+	infractl(t, 0, "rollout", "watch") // the new value's delivery may still be on its way
 	texts["status"] = infractl(t, 0, "status", "-o", "json")
 	leaks, err := scan.Lab(t.Context(), site.Lab, scan.Target{Values: []string{value, rotated}, Texts: texts, Spare: scan.DefaultSpare()})
 	if err != nil {

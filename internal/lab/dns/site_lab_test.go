@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/infractl/infractl/internal/lab/demo"
+	"github.com/infractl/infractl/internal/lab/labtest"
 )
 
 // site is the one lab of this package: the example's site with a second name server.
@@ -42,11 +43,7 @@ func prepare(ctx context.Context, s *demo.Site) error {
 
 func in(t *testing.T, vm string, argv ...string) (string, int) {
 	t.Helper()
-	r, err := site.Lab.VM(vm).Exec(t.Context(), argv...)
-	if err != nil {
-		t.Fatalf("%s: %v: %v", vm, argv, err)
-	}
-	return r.Stdout + r.Stderr, r.Code
+	return labtest.In(t, site.Lab, vm, argv...)
 }
 
 func dig(t *testing.T, vm string, args ...string) string {

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/infractl/infractl/internal/lab/demo"
+	"github.com/infractl/infractl/internal/lab/labtest"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
@@ -75,7 +76,7 @@ func whole(t *testing.T) {
 		return
 	}
 	put(t, spare, "/etc/infractl/join-token", token(t, spare))
-	eventually(t, 60*time.Second, spare+" is taken up", func() bool { return inSync(t, spare) })
+	labtest.Eventually(t, 60*time.Second, spare+" is taken up", func() bool { return inSync(t, spare) })
 }
 
 func TestDayZeroAsTheBootstrapPageSays(t *testing.T) { begin(t) }
@@ -149,7 +150,7 @@ func relayFromItsConsole(t *testing.T) {
 	}
 	put(t, demo.Relay, "/root/site.yaml", string(content))
 	must(t, demo.Relay, "sh", "-c", "umask 077; infractl token create --node client-relay > /etc/infractl/join-token")
-	eventually(t, 10*time.Second, "node list shows the relay online", func() bool { return online(t, demo.Relay) })
+	labtest.Eventually(t, 10*time.Second, "node list shows the relay online", func() bool { return online(t, demo.Relay) })
 	out, code := in(t, demo.Relay, "infractl", "apply", "-f", "/root/site.yaml", "--host", "client-relay", "--at-console", "client-relay", "--yes")
 	if code != 0 {
 		t.Fatalf("apply at the console: code %d\n%s", code, out)
@@ -171,7 +172,7 @@ func routerFromTheRelay(t *testing.T) {
 	t.Helper()
 	step("the router, from the relay")
 	put(t, demo.Router, "/var/lib/cloud/seed/infractl/join-token", must(t, demo.Relay, "infractl", "token", "create", "--node", "vrouter"))
-	eventually(t, 10*time.Second, "node list shows the router online", func() bool { return online(t, demo.Router) })
+	labtest.Eventually(t, 10*time.Second, "node list shows the router online", func() bool { return online(t, demo.Router) })
 	out, code := in(t, demo.Relay, "infractl", "apply", "-f", "/root/site.yaml", "--host", "vrouter", "--yes")
 	if code != 0 {
 		t.Fatalf("apply to the router: code %d\n%s", code, out)
@@ -190,14 +191,14 @@ func theRest(t *testing.T) {
 	put(t, demo.Prod, "/etc/infractl/join-token", early.used)
 	put(t, demo.Preprod, "/etc/infractl/agent.env", "INFRACTL_JOIN_TOKEN="+token(t, demo.Preprod))
 	must(t, demo.Preprod, "systemctl", "restart", "infractl-agent")
-	eventually(t, 60*time.Second, demo.Preprod+" is taken up", func() bool { return inSync(t, demo.Preprod) })
+	labtest.Eventually(t, 60*time.Second, demo.Preprod+" is taken up", func() bool { return inSync(t, demo.Preprod) })
 	if out := agentSays(t, demo.Prod); !strings.Contains(out, "identity  none") || node(t, demo.Prod).GetState() != v1.NodeState_NODE_STATE_WANTED {
 		t.Errorf("a machine with the template's mark enrolled: %s", out)
 	}
 	must(t, demo.Prod, "rm", "/etc/infractl/template")
-	eventually(t, 60*time.Second, demo.Prod+" is taken up", func() bool { return inSync(t, demo.Prod) })
+	labtest.Eventually(t, 60*time.Second, demo.Prod+" is taken up", func() bool { return inSync(t, demo.Prod) })
 	for _, name := range []string{demo.Relay, demo.Router, demo.Prod, demo.Preprod} {
-		eventually(t, 60*time.Second, name+" is in sync", func() bool { return inSync(t, name) })
+		labtest.Eventually(t, 60*time.Second, name+" is in sync", func() bool { return inSync(t, name) })
 		if out := infractl(t, 0, "ssh", name, "--user", "operator", "--", "hostname"); strings.TrimSpace(out) != name {
 			t.Errorf("infractl ssh %s said %q", name, out)
 		}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/infractl/infractl/internal/jointoken"
 	"github.com/infractl/infractl/internal/lab/demo"
+	"github.com/infractl/infractl/internal/lab/labtest"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
@@ -45,7 +46,7 @@ func TestABadTokenIsRefusedAuditedAndCounted(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			if !c.atTheServer {
 				put(t, spare, "/etc/infractl/join-token", c.token)
-				eventually(t, 10*time.Second, "the agent says why", func() bool { return strings.Contains(agentSays(t, spare), c.says) })
+				labtest.Eventually(t, 10*time.Second, "the agent says why", func() bool { return strings.Contains(agentSays(t, spare), c.says) })
 			} else {
 				refusesToken(t, spare, c.token, c.says)
 			}
@@ -62,8 +63,8 @@ func refusesToken(t *testing.T, vm, text, says string) {
 	t.Helper()
 	before := refused(t, "token")
 	put(t, vm, "/etc/infractl/join-token", text)
-	eventually(t, 10*time.Second, "the server counts the refusal", func() bool { return refused(t, "token") > before })
-	eventually(t, 10*time.Second, "the agent says that the token "+says, func() bool { return strings.Contains(agentSays(t, vm), says) })
+	labtest.Eventually(t, 10*time.Second, "the server counts the refusal", func() bool { return refused(t, "token") > before })
+	labtest.Eventually(t, 10*time.Second, "the agent says that the token "+says, func() bool { return strings.Contains(agentSays(t, vm), says) })
 	if !audited(t, "", "denied", says) {
 		t.Errorf("the audit log does not say that the token %s", says)
 	}
@@ -73,7 +74,7 @@ func TestAMachineWithoutATokenWaitsForApproval(t *testing.T) {
 	begin(t)
 	put(t, spare, "/etc/infractl/join-token", changed(t, token(t, spare), func(k *jointoken.Token) { k.ID, k.Secret = "", jointoken.Secret{} }))
 	var waiting *v1.Node
-	eventually(t, 20*time.Second, "node list shows it as pending", func() bool {
+	labtest.Eventually(t, 20*time.Second, "node list shows it as pending", func() bool {
 		waiting = node(t, spare, v1.NodeState_NODE_STATE_PENDING)
 		return waiting != nil
 	})
@@ -90,8 +91,8 @@ func TestAMachineWithoutATokenWaitsForApproval(t *testing.T) {
 		t.Errorf("the agent says: %s", out)
 	}
 	infractl(t, 0, "node", "approve", waiting.GetEnrolmentId()[:8], "--yes")
-	eventually(t, 30*time.Second, "it is online", func() bool { return online(t, spare) })
-	eventually(t, 60*time.Second, "it is taken up by itself", func() bool { return inSync(t, spare) })
+	labtest.Eventually(t, 30*time.Second, "it is online", func() bool { return online(t, spare) })
+	labtest.Eventually(t, 60*time.Second, "it is taken up by itself", func() bool { return inSync(t, spare) })
 	settled(t)
 	if out := infractl(t, 0, "ssh", spare, "--user", "operator", "--", "hostname"); strings.TrimSpace(out) != spare {
 		t.Errorf("infractl ssh said %q", out)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/infractl/infractl/internal/lab"
 	"github.com/infractl/infractl/internal/lab/demo"
+	"github.com/infractl/infractl/internal/lab/labtest"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
@@ -28,13 +29,13 @@ func TestARevokedMachineIsCutOffAndEnrolsAgainOnlyAnew(t *testing.T) {
 	whole(t)
 	// A server that is away is no revocation.
 	must(t, demo.Relay, "systemctl", "stop", "infractl-server")
-	eventually(t, 10*time.Second, "the agent notices", func() bool { return strings.HasPrefix(sessionOf(t, spare), "none since") })
+	labtest.Eventually(t, 10*time.Second, "the agent notices", func() bool { return strings.HasPrefix(sessionOf(t, spare), "none since") })
 	time.Sleep(time.Second)
 	must(t, demo.Relay, "systemctl", "start", "infractl-server")
 	if list := aside(t, spare, "*"); len(list) > 0 {
 		t.Fatalf("the agent gave its identity up without a notice: %v", list)
 	}
-	eventually(t, 40*time.Second, "it is back", func() bool { return online(t, spare) })
+	labtest.Eventually(t, 40*time.Second, "it is back", func() bool { return online(t, spare) })
 
 	infractl(t, 0, "node", "revoke", spare, "--reason", "stolen", "--yes")
 	deadline := time.Now().Add(time.Second)
@@ -53,16 +54,16 @@ func TestARevokedMachineIsCutOffAndEnrolsAgainOnlyAnew(t *testing.T) {
 	must(t, spare, "systemctl", "stop", "infractl-agent")
 	must(t, spare, "sh", "-c", "mv /var/lib/infractl/identity.revoked-* /var/lib/infractl/identity")
 	must(t, spare, "systemctl", "start", "infractl-agent")
-	eventually(t, 10*time.Second, "it is set aside again", func() bool { return len(aside(t, spare, "revoked")) == 1 })
+	labtest.Eventually(t, 10*time.Second, "it is set aside again", func() bool { return len(aside(t, spare, "revoked")) == 1 })
 	if after := refused(t, "revoked"); after <= before {
 		t.Errorf("the server counted %d refusals before and %d after", before, after)
 	}
 
 	put(t, spare, "/etc/infractl/join-token", token(t, spare))
-	eventually(t, 10*time.Second, "the name is refused", func() bool { return strings.Contains(agentSays(t, spare), "the node was revoked") })
+	labtest.Eventually(t, 10*time.Second, "the name is refused", func() bool { return strings.Contains(agentSays(t, spare), "the node was revoked") })
 	must(t, spare, "rm", "/etc/infractl/join-token")
 	infractl(t, 0, "node", "forget", spare, "--yes")
-	eventually(t, 60*time.Second, "the old token has expired", func() bool {
+	labtest.Eventually(t, 60*time.Second, "the old token has expired", func() bool {
 		for _, k := range ask(t, &v1.ListTokensResponse{}, "token", "list").GetTokens() {
 			if k.GetNode() == spare && time.Now().After(k.GetExpires().AsTime()) {
 				return true
@@ -72,7 +73,7 @@ func TestARevokedMachineIsCutOffAndEnrolsAgainOnlyAnew(t *testing.T) {
 	})
 	refusesToken(t, spare, early.expired, "has expired")
 	put(t, spare, "/etc/infractl/join-token", token(t, spare))
-	eventually(t, 60*time.Second, "it is taken up again", func() bool { return inSync(t, spare) })
+	labtest.Eventually(t, 60*time.Second, "it is taken up again", func() bool { return inSync(t, spare) })
 	settled(t)
 }
 
@@ -86,7 +87,7 @@ func TestARebuiltMachineEnrolsAtBootAndIsTakenUp(t *testing.T) {
 	if err := site.Lab.VM(demo.Preprod).Rebuild(t.Context(), seed); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 90*time.Second, "it is taken up by itself", func() bool { return inSync(t, demo.Preprod) })
+	labtest.Eventually(t, 90*time.Second, "it is taken up by itself", func() bool { return inSync(t, demo.Preprod) })
 	step("rebuilt, enrolled at boot and in sync after %.1f s", time.Since(begun).Seconds())
 	made := node(t, demo.Preprod)
 	if made.GetFingerprint().GetMachineId() == old.GetFingerprint().GetMachineId() || made.GetSerial() == old.GetSerial() {
@@ -131,7 +132,7 @@ func TestACopiedDiskIsSetAsideAndTheIncumbentStays(t *testing.T) {
 			t.Fatal(err)
 		}
 		must(t, spare, "systemctl", "start", "infractl-agent")
-		eventually(t, 30*time.Second, "its own identity is back", func() bool { return online(t, spare) })
+		labtest.Eventually(t, 30*time.Second, "its own identity is back", func() bool { return online(t, spare) })
 		apply(t, 0, site.File) // the copy brought the other's rules
 		settled(t)
 	}()
@@ -149,8 +150,8 @@ func TestACopiedDiskIsSetAsideAndTheIncumbentStays(t *testing.T) {
 	t.Run("the copy notices by itself", func(t *testing.T) {
 		copyDisk(t, demo.Prod, spare)
 		must(t, spare, "systemctl", "start", "infractl-agent")
-		eventually(t, 10*time.Second, "the copy sets the identity aside", func() bool { return len(aside(t, spare, "cloned")) == 1 })
-		eventually(t, 10*time.Second, "it waits for a token of its own", func() bool { return strings.Contains(agentSays(t, spare), "no join token") })
+		labtest.Eventually(t, 10*time.Second, "the copy sets the identity aside", func() bool { return len(aside(t, spare, "cloned")) == 1 })
+		labtest.Eventually(t, 10*time.Second, "it waits for a token of its own", func() bool { return strings.Contains(agentSays(t, spare), "no join token") })
 		untouched(t)
 	})
 
@@ -160,7 +161,7 @@ func TestACopiedDiskIsSetAsideAndTheIncumbentStays(t *testing.T) {
 		must(t, spare, "rm", "/var/lib/infractl/identity/fingerprint.json")
 		before := refused(t, "clone")
 		must(t, spare, "systemctl", "start", "infractl-agent")
-		eventually(t, 10*time.Second, "the newcomer is set aside", func() bool {
+		labtest.Eventually(t, 10*time.Second, "the newcomer is set aside", func() bool {
 			return node(t, demo.Prod, v1.NodeState_NODE_STATE_QUARANTINED) != nil
 		})
 		if out := infractl(t, 3, "status"); !strings.Contains(out, "a second machine at 10.0.10.11 shows its identity and is set aside") {
@@ -183,10 +184,10 @@ func TestACopiedDiskIsSetAsideAndTheIncumbentStays(t *testing.T) {
 			t.Fatal(err)
 		}
 		must(t, spare, "systemctl", "start", "infractl-agent")
-		eventually(t, 60*time.Second, "the newcomer is set aside", func() bool {
+		labtest.Eventually(t, 60*time.Second, "the newcomer is set aside", func() bool {
 			return node(t, demo.Prod, v1.NodeState_NODE_STATE_QUARANTINED) != nil
 		})
-		eventually(t, 60*time.Second, "the incumbent holds the session", func() bool {
+		labtest.Eventually(t, 60*time.Second, "the incumbent holds the session", func() bool {
 			return strings.HasPrefix(sessionOf(t, demo.Prod), "connected") && strings.Contains(agentSays(t, spare), "set aside")
 		})
 		n := node(t, demo.Prod, v1.NodeState_NODE_STATE_ONLINE)

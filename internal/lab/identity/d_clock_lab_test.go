@@ -12,6 +12,7 @@ import (
 
 	"github.com/infractl/infractl/certs"
 	"github.com/infractl/infractl/internal/lab/demo"
+	"github.com/infractl/infractl/internal/lab/labtest"
 	"github.com/infractl/infractl/internal/mtls"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
@@ -31,10 +32,10 @@ func TestAClockThreeDaysBehindIsNoObstacleAndIsShown(t *testing.T) {
 	whole(t)
 	infractl(t, 0, "node", "revoke", spare, "--yes")
 	infractl(t, 0, "node", "forget", spare, "--yes")
-	eventually(t, 10*time.Second, "the identity is set aside", func() bool { return len(aside(t, spare, "revoked")) > 1 })
+	labtest.Eventually(t, 10*time.Second, "the identity is set aside", func() bool { return len(aside(t, spare, "revoked")) > 1 })
 	setClock(t, spare, "-72h")
 	put(t, spare, "/etc/infractl/join-token", token(t, spare))
-	eventually(t, 30*time.Second, "it is taken up", func() bool { return inSync(t, spare) })
+	labtest.Eventually(t, 30*time.Second, "it is taken up", func() bool { return inSync(t, spare) })
 	within := func(got, want time.Duration) bool { return (got - want).Abs() < 5*time.Second }
 	if skew := node(t, spare).GetSkew().AsDuration(); !within(skew, -72*time.Hour) {
 		t.Errorf("the server sees a skew of %s", skew)
@@ -48,7 +49,7 @@ func TestAClockThreeDaysBehindIsNoObstacleAndIsShown(t *testing.T) {
 	apply(t, 0, edited(t, "max_auth_tries: 4", "max_auth_tries: 5"))
 	began := sessionOf(t, spare)
 	setClock(t, spare, "")
-	eventually(t, 20*time.Second, "it is back with a right clock", func() bool {
+	labtest.Eventually(t, 20*time.Second, "it is back with a right clock", func() bool {
 		return sessionOf(t, spare) != began && online(t, spare) && within(node(t, spare).GetSkew().AsDuration(), 0)
 	})
 	apply(t, 0, site.File)
@@ -60,7 +61,7 @@ func TestAnAgentThatWronglyBelievesItHasExpiredAsksForTheTime(t *testing.T) {
 	before := node(t, demo.Prod)
 	began := sessionOf(t, demo.Prod)
 	setClock(t, demo.Prod, "240h")
-	eventually(t, 20*time.Second, "it is in session", func() bool {
+	labtest.Eventually(t, 20*time.Second, "it is in session", func() bool {
 		now := sessionOf(t, demo.Prod)
 		return now != began && strings.HasPrefix(now, "connected") && node(t, demo.Prod).GetSkew().AsDuration() > 239*time.Hour
 	})
@@ -68,7 +69,7 @@ func TestAnAgentThatWronglyBelievesItHasExpiredAsksForTheTime(t *testing.T) {
 		t.Errorf("its certificate was replaced: counter %d, serial %s", after.GetJoinCounter(), after.GetSerial())
 	}
 	setClock(t, demo.Prod, "")
-	eventually(t, 20*time.Second, "it is in session again", func() bool {
+	labtest.Eventually(t, 20*time.Second, "it is in session again", func() bool {
 		return node(t, demo.Prod).GetSkew().AsDuration() < time.Minute && inSync(t, demo.Prod)
 	})
 	settled(t)
@@ -121,10 +122,10 @@ func TestAnAgentWhoseCertificateExpiredWhileItWasOffComesBack(t *testing.T) {
 	whole(t)
 	before := node(t, demo.Prod)
 	must(t, demo.Prod, "systemctl", "stop", "infractl-agent")
-	eventually(t, 10*time.Second, "it is offline", func() bool { return !online(t, demo.Prod) })
+	labtest.Eventually(t, 10*time.Second, "it is offline", func() bool { return !online(t, demo.Prod) })
 	expire(t, demo.Prod)
 	must(t, demo.Prod, "systemctl", "start", "infractl-agent")
-	eventually(t, 20*time.Second, "it is online", func() bool { return online(t, demo.Prod) })
+	labtest.Eventually(t, 20*time.Second, "it is online", func() bool { return online(t, demo.Prod) })
 	after := node(t, demo.Prod, v1.NodeState_NODE_STATE_ONLINE)
 	if after.GetJoinCounter() != before.GetJoinCounter()+1 || after.GetSerial() == before.GetSerial() {
 		t.Errorf("join counter %d and %d, serial %s and %s", before.GetJoinCounter(), after.GetJoinCounter(), before.GetSerial(), after.GetSerial())

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/infractl/infractl/internal/lab/demo"
+	"github.com/infractl/infractl/internal/lab/labtest"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
@@ -30,7 +31,7 @@ func TestAFullDiskIsToldAndNothingIsDoneHalf(t *testing.T) {
 	ended := inBackground(ctx, "apply", "-f", file, "--yes", "--host", demo.Prod)
 	told := func(where string) {
 		t.Helper()
-		eventually(t, 20*time.Second, "the rollout tells of the full disk at "+where, func() bool {
+		labtest.Eventually(t, 20*time.Second, "the rollout tells of the full disk at "+where, func() bool {
 			r, err := site.Infractl(ctx, "rollout", "show")
 			return err == nil && r.Code == 0 && strings.Contains(r.Stdout, where) && strings.Contains(r.Stdout, "the disk is full")
 		})

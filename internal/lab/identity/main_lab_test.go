@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/infractl/infractl/internal/lab"
 	"github.com/infractl/infractl/internal/lab/demo"
+	"github.com/infractl/infractl/internal/lab/labtest"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
@@ -67,25 +67,13 @@ func machines(cfg *lab.Config) {
 // in runs a command in a VM and returns what it printed and its code.
 func in(t *testing.T, vm string, argv ...string) (string, int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
-	defer cancel()
-	r, err := site.Lab.VM(vm).Exec(ctx, argv...)
-	if err != nil {
-		t.Fatalf("%s: %v: %v", vm, argv, err)
-	}
-	return r.Stdout + r.Stderr, r.Code
+	return labtest.In(t, site.Lab, vm, argv...)
 }
 
 // must runs a command in a VM, wants it to succeed, and returns standard output.
 func must(t *testing.T, vm string, argv ...string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
-	defer cancel()
-	out, err := site.Lab.VM(vm).Must(ctx, argv...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out
+	return labtest.Must(t, site.Lab, vm, argv...)
 }
 
 // put writes a file in a VM.
@@ -99,14 +87,7 @@ func put(t *testing.T, vm, path, content string) {
 // infractl runs the command line as the operator, in the admin network, and wants a code.
 func infractl(t *testing.T, wantCode int, args ...string) string {
 	t.Helper()
-	r, err := site.Infractl(t.Context(), args...)
-	if err != nil {
-		t.Fatalf("infractl %v: %v", args, err)
-	}
-	if r.Code != wantCode {
-		t.Fatalf("infractl %v: code %d, want %d\n%s%s", args, r.Code, wantCode, r.Stdout, r.Stderr)
-	}
-	return r.Stdout + r.Stderr
+	return labtest.Infractl(t, site, wantCode, args...)
 }
 
 // ask runs the command line as the operator and reads its answer.
@@ -191,16 +172,6 @@ func refused(t *testing.T, reason string) int {
 	return 0
 }
 
-// eventually polls until f is true.
-func eventually(t *testing.T, limit time.Duration, what string, f func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(limit); !f(); time.Sleep(150 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %s: %s", limit, what)
-		}
-	}
-}
-
 // agentSays returns what an agent says of itself.
 func agentSays(t *testing.T, vm string) string {
 	t.Helper()
@@ -211,37 +182,13 @@ func agentSays(t *testing.T, vm string) string {
 // settled wants every node in sync and nothing to tell of.
 func settled(t *testing.T) {
 	t.Helper()
-	last := ""
-	defer func() {
-		if t.Failed() {
-			t.Log(last)
-		}
-	}()
-	eventually(t, 60*time.Second, "every node is in sync", func() bool {
-		r, err := site.Infractl(t.Context(), "status")
-		if err != nil {
-			t.Fatal(err)
-		}
-		last = r.Stdout + r.Stderr
-		return r.Code == 0
-	})
+	labtest.Settled(t, site, 60*time.Second)
 }
 
 // edited writes the site file with one text replaced by another and returns its path.
 func edited(t *testing.T, old, replacement string) string {
 	t.Helper()
-	content, err := os.ReadFile(site.File)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !strings.Contains(string(content), old) {
-		t.Fatalf("the site file has no %q", old)
-	}
-	path := filepath.Join(t.TempDir(), "site.yaml")
-	if err := os.WriteFile(path, []byte(strings.Replace(string(content), old, replacement, 1)), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return path
+	return labtest.Edited(t, site.File, old, replacement)
 }
 
 // apply applies a site file from the admin network and wants a code.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/infractl/infractl/internal/lab"
 	"github.com/infractl/infractl/internal/lab/demo"
+	"github.com/infractl/infractl/internal/lab/labtest"
 )
 
 // fleet is the one lab that all tests of this package share. Tests run in the order of the files' names; acme and beta are there
@@ -72,24 +73,13 @@ func explain() {
 // in runs a command in a VM and returns what it printed and its code.
 func in(t *testing.T, vm string, argv ...string) (string, int) {
 	t.Helper()
-	r, err := fleet.Lab.VM(vm).Exec(t.Context(), argv...)
-	if err != nil {
-		t.Fatalf("%s: %v: %v", vm, argv, err)
-	}
-	return r.Stdout + r.Stderr, r.Code
+	return labtest.In(t, fleet.Lab, vm, argv...)
 }
 
 // infractl runs the command line as the operator and wants a code.
 func infractl(t *testing.T, wantCode int, args ...string) string {
 	t.Helper()
-	r, err := fleet.Infractl(t.Context(), args...)
-	if err != nil {
-		t.Fatalf("infractl %v: %v", args, err)
-	}
-	if r.Code != wantCode {
-		t.Fatalf("infractl %v: code %d, want %d\n%s%s", args, r.Code, wantCode, r.Stdout, r.Stderr)
-	}
-	return r.Stdout + r.Stderr
+	return labtest.Infractl(t, fleet, wantCode, args...)
 }
 
 // create makes an instance that has to come.

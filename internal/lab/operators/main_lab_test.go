@@ -122,13 +122,3 @@ func entries(t *testing.T, action string) []*v1.AuditEntry {
 	}
 	return list.GetEntries()
 }
-
-// eventually polls until f is true.
-func eventually(t *testing.T, limit time.Duration, what string, f func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(limit); !f(); time.Sleep(150 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %s: %s", limit, what)
-		}
-	}
-}

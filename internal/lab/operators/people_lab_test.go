@@ -19,6 +19,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/infractl/infractl/internal/lab/demo"
+	"github.com/infractl/infractl/internal/lab/labtest"
 )
 
 var berta person
@@ -98,7 +99,7 @@ func certificate(t *testing.T) {
 		t.Fatalf("ssh: %s", out)
 	}
 	for _, node := range []string{demo.Relay, demo.Prod} {
-		eventually(t, 15*time.Second, "the login on "+node+" is in the audit log with its certificate", func() bool {
+		labtest.Eventually(t, 15*time.Second, "the login on "+node+" is in the audit log with its certificate", func() bool {
 			for _, login := range entries(t, "ssh.login") {
 				m := regexp.MustCompile(`^certificate of operator/berta, entry (\d+), serial (\d+)`).FindStringSubmatch(login.GetMessage())
 				if login.GetActor() != "node/"+node || m == nil {
@@ -210,7 +211,7 @@ func breakGlass(t *testing.T) {
 // told waits until so many logins with keys of people's own on a node are in the audit log.
 func told(t *testing.T, node string, want int) {
 	t.Helper()
-	eventually(t, 30*time.Second, fmt.Sprintf("%d broken glasses on %s are in the audit log", want, node), func() bool {
+	labtest.Eventually(t, 30*time.Second, fmt.Sprintf("%d broken glasses on %s are in the audit log", want, node), func() bool {
 		n := 0
 		for _, e := range entries(t, "ssh.login") {
 			if e.GetActor() == "node/"+node && strings.HasPrefix(e.GetMessage(), "break-glass: key SHA256:") && strings.HasPrefix(e.GetTarget(), "operator") {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/infractl/infractl/internal/lab"
+	"github.com/infractl/infractl/internal/lab/labtest"
 )
 
 // Two versions of the same sources, and where the machines see them.
@@ -97,25 +98,13 @@ func build(ctx context.Context, version, out string) error {
 // in runs a command in a machine and returns what it printed and its code.
 func in(t *testing.T, vm string, argv ...string) (string, int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 150*time.Second)
-	defer cancel()
-	r, err := machines.VM(vm).Exec(ctx, argv...)
-	if err != nil {
-		t.Fatalf("%s: %v: %v", vm, argv, err)
-	}
-	return r.Stdout + r.Stderr, r.Code
+	return labtest.In(t, machines, vm, argv...)
 }
 
 // must runs a command in a machine, wants it to succeed, and returns standard output.
 func must(t *testing.T, vm string, argv ...string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 150*time.Second)
-	defer cancel()
-	out, err := machines.VM(vm).Must(ctx, argv...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return strings.TrimSpace(out)
+	return strings.TrimSpace(labtest.Must(t, machines, vm, argv...))
 }
 
 // apt installs packages of a version from their files, as the guide says.
@@ -141,14 +130,4 @@ func files(t *testing.T, vm string) string {
 	return must(t, vm, "sh", "-c", `find / -xdev \( -path /proc -o -path /sys -o -path /tmp -o -path /var/tmp -o -path /var/log -o -path /var/cache `+
 		`-o -path /var/lib/dpkg -o -path /var/lib/apt -o -path /var/lib/systemd -o -path /root -o -path /packages \) -prune -o -print | sort; `+
 		`find /run -xdev -name '*infractl*'; iptables -S`)
-}
-
-// eventually polls until f is true.
-func eventually(t *testing.T, limit time.Duration, what string, f func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(limit); !f(); time.Sleep(200 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %s: %s", limit, what)
-		}
-	}
 }

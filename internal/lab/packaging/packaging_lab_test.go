@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/infractl/infractl/internal/lab/labtest"
 )
 
 // TestSameSourcesGiveSameBytes builds once more, in another folder.
@@ -113,7 +115,7 @@ func configured(t *testing.T) {
 	if err := machines.VM(node).WriteFile(t.Context(), "/etc/infractl/join-token", 0o600, []byte(token+"\n")); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 30*time.Second, "the agent has a session", func() bool { return session(t) })
+	labtest.Eventually(t, 30*time.Second, "the agent has a session", func() bool { return session(t) })
 	// A token makes an unknown node known; where the site has none of that name it waits to be approved, with an identity all the same.
 }
 
@@ -143,7 +145,7 @@ func agentMoved(t *testing.T, version, who string) {
 	if must(t, node, "systemctl", "show", "-P", "MainPID", "infractl-agent") == pid {
 		t.Error("the old program still runs")
 	}
-	eventually(t, 30*time.Second, "the agent is back", func() bool { return session(t) })
+	labtest.Eventually(t, 30*time.Second, "the agent is back", func() bool { return session(t) })
 	if now := identity(t); now != who {
 		t.Errorf("identity %q, want %q", now, who)
 	}
@@ -156,8 +158,8 @@ func agentMoved(t *testing.T, version, who string) {
 func serverMoved(t *testing.T, version string) {
 	t.Helper()
 	apt(t, server, version, "infractl-server", "infractl")
-	eventually(t, 30*time.Second, "the server answers", func() bool { _, code := in(t, server, "infractl", "whoami"); return code == 0 })
-	eventually(t, 60*time.Second, "the agent is back at the server", func() bool { return session(t) })
+	labtest.Eventually(t, 30*time.Second, "the server answers", func() bool { _, code := in(t, server, "infractl", "whoami"); return code == 0 })
+	labtest.Eventually(t, 60*time.Second, "the agent is back at the server", func() bool { return session(t) })
 	if out := must(t, server, "infractl-server", "version"); !strings.Contains(out, version) {
 		t.Errorf("the server is %s", out)
 	}
@@ -178,7 +180,7 @@ func waitsForAnOpenCommit(t *testing.T) {
 	if _, code := in(t, node, "test", "-e", record); code == 0 {
 		t.Error("installed while the commit was open")
 	}
-	eventually(t, 30*time.Second, "the agent is back", func() bool { return session(t) })
+	labtest.Eventually(t, 30*time.Second, "the agent is back", func() bool { return session(t) })
 }
 
 func removed(t *testing.T) {
@@ -192,7 +194,7 @@ func removed(t *testing.T) {
 	}
 	must(t, node, "test", "-d", "/var/lib/infractl/identity")
 	apt(t, node, older, "infractl-agent")
-	eventually(t, 30*time.Second, "the agent is back after a removal", func() bool { return session(t) })
+	labtest.Eventually(t, 30*time.Second, "the agent is back after a removal", func() bool { return session(t) })
 	if now := identity(t); now != who {
 		t.Errorf("identity %q after a removal, want %q", now, who)
 	}
@@ -207,7 +209,7 @@ func removed(t *testing.T) {
 	}
 	must(t, server, "test", "-e", "/var/lib/infractl-server/server.json")
 	apt(t, server, older, "infractl-server")
-	eventually(t, 60*time.Second, "the agent is back at a server that was removed", func() bool { return session(t) })
+	labtest.Eventually(t, 60*time.Second, "the agent is back at a server that was removed", func() bool { return session(t) })
 }
 
 func purged(t *testing.T, nodeBefore, serverBefore string) {

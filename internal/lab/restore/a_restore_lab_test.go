@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/infractl/infractl/internal/lab/demo"
+	"github.com/infractl/infractl/internal/lab/labtest"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
@@ -70,7 +71,7 @@ func TestHostsThatKnowMoreArePaused(t *testing.T) {
 	if !strings.Contains(r.Output, "moved aside   /var/lib/private/infractl-server.before-restore-") {
 		t.Errorf("the restore says:\n%s", r.Output)
 	}
-	eventually(t, 60*time.Second, "every node is paused", func() bool {
+	labtest.Eventually(t, 60*time.Second, "every node is paused", func() bool {
 		got := states(t)
 		for _, name := range demo.Nodes() {
 			if got[name] != v1.NodeState_NODE_STATE_CONFLICT_PAUSED {

@@ -3,16 +3,14 @@
 package restore
 
 import (
-	"context"
 	"os"
-	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/infractl/infractl/internal/lab/demo"
+	"github.com/infractl/infractl/internal/lab/labtest"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
@@ -43,68 +41,22 @@ func states(t *testing.T) map[string]v1.NodeState {
 
 func infractl(t *testing.T, wantCode int, args ...string) string {
 	t.Helper()
-	r, err := site.Infractl(t.Context(), args...)
-	if err != nil {
-		t.Fatalf("infractl %v: %v", args, err)
-	}
-	if r.Code != wantCode {
-		t.Fatalf("infractl %v: code %d, want %d\n%s%s", args, r.Code, wantCode, r.Stdout, r.Stderr)
-	}
-	return r.Stdout + r.Stderr
+	return labtest.Infractl(t, site, wantCode, args...)
 }
 
 func must(t *testing.T, vm string, argv ...string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	out, err := site.Lab.VM(vm).Must(ctx, argv...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out
-}
-
-func eventually(t *testing.T, limit time.Duration, what string, f func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(limit); !f(); time.Sleep(200 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %s: %s\n%v", limit, what, states(t))
-		}
-	}
+	return labtest.Must(t, site.Lab, vm, argv...)
 }
 
 // settled wants every node in sync and nothing to tell of.
 func settled(t *testing.T) {
 	t.Helper()
-	last := ""
-	defer func() {
-		if t.Failed() {
-			t.Log(last)
-		}
-	}()
-	eventually(t, 90*time.Second, "status is green", func() bool {
-		r, err := site.Infractl(t.Context(), "status")
-		if err != nil {
-			t.Fatal(err)
-		}
-		last = r.Stdout + r.Stderr
-		return r.Code == 0
-	})
+	labtest.Settled(t, site, 90*time.Second)
 }
 
 // edited writes the site file with one text replaced by another and returns its path.
 func edited(t *testing.T, old, replacement string) string {
 	t.Helper()
-	content, err := os.ReadFile(site.File)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !strings.Contains(string(content), old) {
-		t.Fatalf("the site file has no %q", old)
-	}
-	path := filepath.Join(t.TempDir(), "site.yaml")
-	if err := os.WriteFile(path, []byte(strings.Replace(string(content), old, replacement, 1)), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return path
+	return labtest.Edited(t, site.File, old, replacement)
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/infractl/infractl/internal/lab"
 	"github.com/infractl/infractl/internal/lab/demo"
+	"github.com/infractl/infractl/internal/lab/labtest"
 	"github.com/infractl/infractl/internal/lab/laptop"
 )
 
@@ -81,7 +82,7 @@ func listen(t *testing.T, vm *lab.VM, ports ...string) {
 		t.Fatal(err)
 	}
 	for _, port := range ports {
-		eventually(t, 20*time.Second, "somebody listens on port "+port+" of "+vm.Name(), func() bool {
+		labtest.Eventually(t, 20*time.Second, "somebody listens on port "+port+" of "+vm.Name(), func() bool {
 			r, err := vm.Exec(t.Context(), "python3", "-c", asks, "127.0.0.1", port, "2")
 			return err == nil && r.Code == 0
 		})
@@ -165,7 +166,7 @@ func tunnel(t *testing.T) {
 // throughTheTunnel wants a ping, names, a login to the relay, and nothing else.
 func throughTheTunnel(t *testing.T) {
 	t.Helper()
-	eventually(t, 20*time.Second, "a ping through the tunnel", func() bool {
+	labtest.Eventually(t, 20*time.Second, "a ping through the tunnel", func() bool {
 		ok, err := remote.Ping(t.Context(), "10.0.10.4")
 		return ok && err == nil
 	})
@@ -204,7 +205,7 @@ func rebooted(t *testing.T) {
 	if err := router.WaitBooted(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 20*time.Second, "port 80 leads inside again", func() bool {
+	labtest.Eventually(t, 20*time.Second, "port 80 leads inside again", func() bool {
 		return ask(t, demo.Internet, outside, 80, "2") == "192.168.8.1"
 	})
 	published(t)
@@ -226,11 +227,11 @@ func peerRemoved(t *testing.T) {
 		t.Fatalf("%v %s", err, out)
 	}
 	// The command does not wait for the router, which hears of it by a rollout of its own.
-	eventually(t, 20*time.Second, "the removed peer is out", func() bool {
+	labtest.Eventually(t, 20*time.Second, "the removed peer is out", func() bool {
 		ok, err := remote.Ping(t.Context(), "10.0.10.4")
 		return !ok && err == nil
 	})
-	eventually(t, 20*time.Second, "the rollout is over", func() bool {
+	labtest.Eventually(t, 20*time.Second, "the rollout is over", func() bool {
 		_, err := site.Must(t.Context(), "diff")
 		return err == nil
 	})
@@ -255,7 +256,7 @@ func unpublished(t *testing.T) {
 
 func clocks(t *testing.T) {
 	for node, source := range map[string]string{demo.Router: "203.0.113.3", demo.Relay: "10.0.10.1", services: "10.0.10.1"} {
-		eventually(t, 2*time.Minute, node+" reports that its clock follows "+source, func() bool {
+		labtest.Eventually(t, 2*time.Minute, node+" reports that its clock follows "+source, func() bool {
 			out, err := site.Must(t.Context(), "node", "show", node, "-o", "json")
 			if err != nil {
 				t.Fatal(err)
@@ -273,15 +274,5 @@ func clocks(t *testing.T) {
 			}
 			return shown.Node.Clock.Synchronised && shown.Node.Clock.Source == source
 		})
-	}
-}
-
-// eventually polls until f is true.
-func eventually(t *testing.T, limit time.Duration, what string, f func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(limit); !f(); time.Sleep(200 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %s: %s", limit, what)
-		}
 	}
 }
