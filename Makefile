@@ -16,7 +16,7 @@ LDFLAGS := -s -w
 # tags leave out collectors of the node exporter that Debian's package does not switch on either.
 TAGS := $(shell cat packaging/tags)
 
-.PHONY: help build packages demo demo-stacks demo-instances demo-down demo-clean test unit e2e e2e-all bench check fmt lint vet generate docs tools proto-lint fuzz clean
+.PHONY: help build packages demo demo-stacks demo-instances demo-down demo-clean test unit e2e e2e-all bench bench-instances check fmt lint vet generate docs tools proto-lint fuzz clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -84,6 +84,9 @@ e2e-all: build $(BIN)/nfpm ## Every end-to-end test: instances, stacks, metrics,
 
 bench: build ## Measure: a table, and .lab/bench.json
 	@$(BIN)/infractl-lab bench --dir $(LAB)-bench --bin $(CURDIR)/$(BIN) --out $(LAB)/bench.json
+
+bench-instances: build ## Measure Dolibarr instances (DOLIBARR_SOURCE_DIR=TREE: a real one): .lab/bench-instances.json
+	@$(BIN)/infractl-lab bench --only instances --dir $(LAB)-bench --bin $(CURDIR)/$(BIN) --out $(LAB)/bench-instances.json
 
 # The linter's govet is go vet, the lab's tests included.
 check: test-needs fmt-check lint ## Format, vet, lint, unit tests with fewer faults, generated files current
