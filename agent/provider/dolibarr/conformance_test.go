@@ -172,7 +172,7 @@ func (c *conformance) host(t *testing.T, faults *providertest.Faults) env {
 	r.engine.networks["bridge"] = docker.Network{Name: "bridge"}
 	_, err := r.engine.CreateContainer(t.Context(), docker.ContainerSpec{Name: "acme-app", Image: "infractl/front:1", Networks: []docker.Attachment{{Network: "bridge"}}})
 	must(t, err)
-	p := New(Config{Wait: 500 * time.Millisecond, Host: host.New(host.Config{Root: r.root, Runner: faults.Runner(calling(func() error { return nil })), Fault: faults.Op}),
+	p := New(Config{Host: host.New(host.Config{Root: r.root, Runner: faults.Runner(calling(func() error { return nil })), Fault: faults.Op}),
 		Engine: &faultyEngine{r.engine, faults}, Images: testImages{r.engine}, Fetcher: testFetcher{}, Transport: r.engine, FrontWait: 200 * time.Millisecond})
 	return env{Root: r.root, Provider: p, State: r.engine.state, Foreign: r.engine.foreign}
 }

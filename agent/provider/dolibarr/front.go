@@ -284,7 +284,7 @@ func (p *Provider) reloadFront(ctx context.Context, front *v1.FrontSpec, id, dig
 		return nil
 	}
 	argv := []string{"caddy", "reload", "--config", "/etc/caddy/caddy.json", "--address", frontSocket}
-	return p.until(ctx, p.cfg.Wait, func(ctx context.Context) error {
+	return p.until(ctx, p.cfg.FrontWait, func(ctx context.Context) error {
 		if p.frontDigest(ctx, front) == digest {
 			return nil // one that has just started has read it
 		}
@@ -316,7 +316,7 @@ func (p *Provider) frontVerify(ctx context.Context, spec *v1.DolibarrSpec) error
 	if err != nil {
 		return err
 	}
-	return p.until(ctx, p.cfg.Wait, func(ctx context.Context) error {
+	return p.until(ctx, p.cfg.FrontWait, func(ctx context.Context) error {
 		for _, address := range spec.GetFront().GetListenAddresses() {
 			got := p.digestAt(ctx, address, spec.GetFront().GetPort())
 			if got != digest {

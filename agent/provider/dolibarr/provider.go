@@ -72,8 +72,6 @@ type Config struct {
 	FrontWait time.Duration
 	// Clock says when a repair is due again; nil means the real one.
 	Clock clock.Clock
-	// Wait bounds how long a front may take until it answers; 0 means 20 s.
-	Wait time.Duration
 	// Log gets what is worth knowing beyond errors; nil means none.
 	Log hclog.Logger
 }
@@ -114,9 +112,6 @@ func New(cfg Config) *Provider {
 	}
 	if cfg.Clock == nil {
 		cfg.Clock = clock.System{}
-	}
-	if cfg.Wait == 0 {
-		cfg.Wait = 20 * time.Second
 	}
 	if cfg.FrontWait == 0 {
 		cfg.FrontWait = 20 * time.Second

@@ -206,7 +206,7 @@ func TestInstallGoesOnAfterAFaultAnywhere(t *testing.T) {
 					return nil
 				}
 				r.engine.fault = fault
-				r.Provider = New(Config{Wait: 500 * time.Millisecond, Host: host.New(host.Config{Root: r.root, Fault: func(op string) error {
+				r.Provider = New(Config{FrontWait: 500 * time.Millisecond, Host: host.New(host.Config{Root: r.root, Fault: func(op string) error {
 					r.engine.mu.Lock()
 					defer r.engine.mu.Unlock()
 					return fault(op)
