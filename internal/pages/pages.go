@@ -137,3 +137,16 @@ func (p Page) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	w.WriteHeader(Status)
 	_, _ = w.Write(body)
 }
+
+// Handler is the page as a handler of Caddy's configuration.
+func (p Page) Handler() (map[string]any, error) {
+	body, err := p.Render()
+	if err != nil {
+		return nil, err
+	}
+	headers := map[string]any{}
+	for k, v := range p.Headers() {
+		headers[k] = []string{v}
+	}
+	return map[string]any{"handler": "static_response", "status_code": Status, "headers": headers, "body": string(body)}, nil
+}

@@ -111,7 +111,7 @@ func frontRoutes(instances []*v1.InstanceSpec, trusted []string) (routes, failur
 	}
 	const down = "{http.error.status_code} in [502, 503, 504]"
 	for _, language := range []string{"en", "fr", ""} {
-		page, err := shown(pages.Page{Kind: pages.Unreachable, Language: language})
+		page, err := pages.Page{Kind: pages.Unreachable, Language: language}.Handler()
 		if err != nil {
 			return nil, nil, err
 		}
@@ -141,21 +141,8 @@ func answers(inst *v1.InstanceSpec, trusted []string) ([]any, error) {
 	default:
 		page = pages.Page{Kind: pages.Suspended, Language: inst.GetLanguage()}
 	}
-	static, err := shown(page)
+	static, err := page.Handler()
 	return append(routes, object{"handle": []any{static}}), err
-}
-
-// shown answers with a page.
-func shown(page pages.Page) (object, error) {
-	body, err := page.Render()
-	if err != nil {
-		return nil, err
-	}
-	headers := object{}
-	for k, v := range page.Headers() {
-		headers[k] = []string{v}
-	}
-	return object{"handler": "static_response", "status_code": pages.Status, "headers": headers, "body": string(body)}, nil
 }
 
 func plain(status int, body string) object {

@@ -54,7 +54,7 @@ func render(s settings, hosts []Host) ([]byte, error) {
 	for _, h := range hosts {
 		match := []any{object{"host": h.Domains}}
 		if h.Certificate == Waiting {
-			page, err := shown(pages.Page{Kind: pages.Preparing})
+			page, err := pages.Page{Kind: pages.Preparing}.Handler()
 			if err != nil {
 				return nil, err
 			}
@@ -73,7 +73,7 @@ func render(s settings, hosts []Host) ([]byte, error) {
 	}
 	nobody := object{"handle": []any{object{"handler": "static_response", "status_code": 421,
 		"headers": object{"Content-Type": []string{"text/plain; charset=utf-8"}}, "body": "This name is not served here.\n"}}}
-	down, err := shown(pages.Page{Kind: pages.Unreachable})
+	down, err := pages.Page{Kind: pages.Unreachable}.Handler()
 	if err != nil {
 		return nil, err
 	}
@@ -139,19 +139,6 @@ func certificatesOf(s settings, own, internal []string) object {
 		certificates["load_files"] = []any{object{"certificate": wildcardCert, "key": wildcardKey}}
 	}
 	return object{"certificates": certificates, "automation": object{"policies": policies}}
-}
-
-// shown answers with a page.
-func shown(page pages.Page) (object, error) {
-	body, err := page.Render()
-	if err != nil {
-		return nil, err
-	}
-	headers := object{}
-	for k, v := range page.Headers() {
-		headers[k] = []string{v}
-	}
-	return object{"handler": "static_response", "status_code": pages.Status, "headers": headers, "body": string(body)}, nil
 }
 
 func listen(addresses []string, port int) []string {
