@@ -9,15 +9,18 @@ import (
 	"testing"
 )
 
-// What differs between any two instances that were made at two moments: times, hashes of passwords, secrets and names.
+// What differs between any two instances that were made at two moments: times, hashes of passwords, secrets, names, and the numbers of
+// rows that are written anew. A constant's secret is all of its value: Dolibarr encrypts some of them with the instance's unique id.
 var (
-	timeForm = regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d`)
-	hashForm = regexp.MustCompile(`\$2y\$[^']*`)
-	longForm = regexp.MustCompile(`[A-Za-z0-9]{20,}`)
+	timeForm  = regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d`)
+	hashForm  = regexp.MustCompile(`\$2y\$[^']*`)
+	longForm  = regexp.MustCompile(`[A-Za-z0-9]{20,}`)
+	rowForm   = regexp.MustCompile("^(INSERT INTO `llx_const` VALUES \\()\\d+,")
+	countForm = regexp.MustCompile(` AUTO_INCREMENT=\d+`)
+	constForm = regexp.MustCompile(`('(?:CRON_KEY|MAIN_SECURITY_SALT|INFRACTL_IDENTITY)',\d+,')([^']+)'`)
+	// ended is the moment before which a user's sessions are void: the warm one's administrator got a password of their own.
+	ended = regexp.MustCompile("^(INSERT INTO `llx_user` VALUES \\(1,.*,)(?:NULL|'TIME')\\);")
 )
-
-// secretConsts are the constants of Dolibarr that hold a secret or an id of the instance.
-func secretConsts() []string { return []string{"CRON_KEY", "MAIN_SECURITY_SALT"} }
 
 // picture is an instance's database, documents and configuration, without what two instances must not share; secrets is what was taken out.
 func picture(t *testing.T, name string) (lines, secrets []string) {
@@ -33,15 +36,16 @@ func picture(t *testing.T, name string) (lines, secrets []string) {
 		line = timeForm.ReplaceAllString(strings.ReplaceAll(strings.TrimSpace(line), name, "NAME"), "TIME")
 		secrets = append(secrets, hashForm.FindAllString(line, -1)...)
 		line = hashForm.ReplaceAllString(line, "HASH")
-		secret := strings.Contains(line, "_db_pass") || strings.Contains(line, "unique_id")
-		for _, c := range secretConsts() {
-			secret = secret || strings.Contains(line, "'"+c+"'")
+		if m := constForm.FindStringSubmatch(line); m != nil {
+			secrets = append(secrets, m[2])
+			line = constForm.ReplaceAllString(line, "${1}SECRET'")
 		}
-		if secret {
+		if strings.Contains(line, "_db_pass") || strings.Contains(line, "unique_id") {
 			secrets = append(secrets, longForm.FindAllString(line, -1)...)
 			line = longForm.ReplaceAllString(line, "SECRET")
 		}
-		lines = append(lines, line)
+		line = countForm.ReplaceAllString(rowForm.ReplaceAllString(line, "${1}"), "")
+		lines = append(lines, ended.ReplaceAllString(line, "${1}ENDED);"))
 	}
 	return lines, secrets
 }
