@@ -110,6 +110,34 @@ func TestHostsOfOthersStay(t *testing.T) {
 	})
 }
 
+func TestNameOfAnInstanceThatOthersServeHoldsNoOtherBack(t *testing.T) {
+	m := newMachine(t, DriverNPM, &providertest.Faults{})
+	p := m.provider()
+	before, err := m.foreign()
+	must(t, err)
+	adopted := site("foreign.example.test", 80)
+	adopted.Instance = "foreign"
+	spec := m.spec(adopted, site("a.example.test", 80))
+	for range 2 {
+		if err := m.apply(p, spec); !errs.Is(err, errs.RolledBack) || !strings.Contains(err.Error(), "foreign.example.test is served by") {
+			t.Errorf("applied: %v", err)
+		}
+	}
+	if got, err := m.foreign(); err != nil || got != before {
+		t.Errorf("the host of others became %s, %v", got, err)
+	}
+	pl, err := p.Plan(context.Background(), want(spec))
+	if err != nil || len(pl.Changes) != 1 || pl.Changes[0].GetSubject() != "foreign.example.test" {
+		t.Errorf("planned %v, %v", pl.Changes, err)
+	}
+	if err := p.Verify(context.Background(), want(spec)); !errs.Is(err, errs.RolledBack) {
+		t.Errorf("verified: %v", err)
+	}
+	m.npm.Drop("foreign.example.test")
+	must(t, m.apply(p, spec))
+	must(t, p.Verify(context.Background(), want(spec)))
+}
+
 func TestPlanShowsWhatDiffersAndNothingElse(t *testing.T) {
 	each(t, func(t *testing.T, m *machine, p *Provider) {
 		must(t, m.apply(p, m.spec(site("a.example.test", 80), site("b.example.test", 80), site("c.example.test", 80))))

@@ -65,24 +65,57 @@ func (p *Provider) driver(a access) (driver, error) {
 	return nil, errs.New(errs.Invalid, "%.40q is no driver of a proxy", a.Driver).WithHint("infractl site check")
 }
 
-// foreign refuses names that somebody else serves.
+// foreign refuses names of the site that somebody else serves. Those of an instance, which may have been adopted with its names, are left
+// out instead and told of: no other name waits for them.
 func (w *work) foreign() error {
+	var want []Host
 	for _, h := range w.want {
-		for _, d := range h.Domains {
-			if by := w.view.foreign[d]; by != "" {
-				return errs.New(errs.Exists, "%s is served by %s, which infractl did not make", d, by).
-					WithHint("remove it there, or take the name out of the site")
-			}
+		err := w.served(h)
+		if err != nil && h.Instance == "" {
+			return err
+		}
+		if err != nil {
+			w.held = append(w.held, heldHost{h, err})
+			continue
+		}
+		want = append(want, h)
+	}
+	w.want = want
+	return nil
+}
+
+// served says that somebody else serves a name of a host.
+func (w *work) served(h Host) error {
+	for _, d := range h.Domains {
+		if by := w.view.foreign[d]; by != "" {
+			return errs.New(errs.Exists, "%s is served by %s, which infractl did not make", d, by).
+				WithHint("remove or rename it there, then infractl apply; or take the name out of the site")
 		}
 	}
 	return nil
 }
 
-// changes is the difference for people.
-func (p *Provider) changes(w *work, spec *v1.ProxySpec) ([]*v1.Change, error) {
-	if err := w.foreign(); err != nil {
-		return nil, err
+// heldHost is a host of an instance that cannot be made while somebody else serves its name.
+type heldHost struct {
+	Host
+	why error
+}
+
+// heldBack says which hosts cannot be made, with the code RolledBack: those that can are not taken back for them.
+func (w *work) heldBack() error {
+	var all []error
+	for _, h := range w.held {
+		all = append(all, h.why)
 	}
+	err := errs.Join(all...)
+	if err == nil {
+		return nil
+	}
+	return errs.New(errs.RolledBack, "%w", err).WithHint("%s", errs.HintOf(err))
+}
+
+// changes is the difference for people.
+func (p *Provider) changes(w *work, spec *v1.ProxySpec) []*v1.Change {
 	var list []*v1.Change
 	add := func(subject string, action v1.ChangeAction, before, after []string) {
 		list = append(list, p.change(subject, action, before, after))
@@ -105,6 +138,9 @@ func (p *Provider) changes(w *work, spec *v1.ProxySpec) ([]*v1.Change, error) {
 			add(h.Domains[0], v1.ChangeAction_CHANGE_ACTION_UPDATE, []string{w.view.broken[h.Domains[0]]}, []string{"served"})
 		}
 	}
+	for _, h := range w.held {
+		add(h.Domains[0], v1.ChangeAction_CHANGE_ACTION_CREATE, []string{h.why.Error()}, h.lines())
+	}
 	for _, name := range sortedKeys(w.view.hosts) {
 		if !wanted[name] {
 			have := w.view.hosts[name]
@@ -115,7 +151,7 @@ func (p *Provider) changes(w *work, spec *v1.ProxySpec) ([]*v1.Change, error) {
 	if len(list) == 0 && !w.record.of(spec) {
 		add("the proxy", v1.ChangeAction_CHANGE_ACTION_UPDATE, []string{"applied from another wish"}, []string{"noted"})
 	}
-	return list, nil
+	return list
 }
 
 func (w *work) queuedAll(h Host) bool {

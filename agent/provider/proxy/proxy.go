@@ -118,6 +118,7 @@ type (
 type work struct {
 	driver driver
 	want   []Host
+	held   []heldHost
 	view   view
 	ledger *ledger
 	record *record
@@ -142,7 +143,11 @@ func (p *Provider) look(ctx context.Context, spec *v1.ProxySpec) (*work, error) 
 	if w.view, err = w.driver.look(ctx, spec); err != nil {
 		return nil, err
 	}
-	w.want = p.certify(spec, want, w)
+	w.want = want
+	if err := w.foreign(); err != nil {
+		return nil, err
+	}
+	w.want = p.certify(spec, w.want, w)
 	return w, nil
 }
 
@@ -182,9 +187,7 @@ func (p *Provider) Plan(ctx context.Context, w wish) (provider.Plan[*v1.ProxySpe
 	if err != nil {
 		return result, err
 	}
-	if result.Changes, err = p.changes(work, w.Spec); err != nil {
-		return result, err
-	}
+	result.Changes = p.changes(work, w.Spec)
 	return result, ctx.Err()
 }
 
@@ -229,9 +232,6 @@ func (p *Provider) Apply(ctx context.Context, pl plan) error {
 	if err != nil {
 		return err
 	}
-	if err := w.foreign(); err != nil {
-		return err
-	}
 	if err := p.writeLedger(w.ledger); err != nil { // before any is asked for: a crash must not lose the count
 		return err
 	}
@@ -243,13 +243,14 @@ func (p *Provider) Apply(ctx context.Context, pl plan) error {
 	if err == nil { // the queue goes on with what was refused
 		all = append(all, p.writeRecord(spec, w.want))
 	}
-	if len(failed) == 0 || err != nil && !errs.Is(err, errs.RolledBack) {
+	left := len(failed) + len(w.held)
+	if left == 0 || err != nil && !errs.Is(err, errs.RolledBack) {
 		return errs.Join(all...)
 	}
 	for _, key := range sortedKeys(failed) {
 		all = append(all, failed[key])
 	}
-	return partly(len(failed), errs.Join(all...))
+	return partly(left, errs.Join(append(all, w.heldBack())...))
 }
 
 // partly says that some hosts failed, are as they were, and that those that went well stay.
@@ -282,14 +283,15 @@ func (p *Provider) Verify(ctx context.Context, w wish) error {
 	if err != nil {
 		return err
 	}
-	changes, err := p.changes(work, w.Spec)
-	if err != nil {
-		return err
-	}
-	if len(changes) > 0 {
+	held := work.heldBack()
+	work.held = nil
+	if changes := p.changes(work, w.Spec); len(changes) > 0 {
 		return errs.New(errs.Internal, "the proxy is not as wanted: %s", changes[0].GetSubject()).WithHint("infractl plan shows the difference")
 	}
-	return p.until(ctx, func(ctx context.Context) error { return work.driver.check(ctx, w.Spec, work.want) })
+	if err := p.until(ctx, func(ctx context.Context) error { return work.driver.check(ctx, w.Spec, work.want) }); err != nil {
+		return err
+	}
+	return held
 }
 
 // until repeats an act until it succeeds or the time is over, and returns its last error.
