@@ -135,6 +135,12 @@ func (e *ExitError) Error() string {
 	return fmt.Sprintf("%s: exit code %d: %s", strings.Join(e.Argv, " "), e.Code, msg)
 }
 
+// Systemctl runs systemctl with args. Its errors name the command.
+func (h *Host) Systemctl(ctx context.Context, args ...string) error {
+	_, err := h.Run(ctx, append([]string{"systemctl"}, args...)...)
+	return err
+}
+
 type execRunner struct{}
 
 func (execRunner) Run(ctx context.Context, cmd Cmd) (Output, error) {

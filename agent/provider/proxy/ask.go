@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"io"
 	"net"
 	"net/http"
 	"strconv"
@@ -11,6 +12,9 @@ import (
 
 	"github.com/infractl/infractl/internal/errs"
 )
+
+// pageLimit bounds what is read of a page.
+const pageLimit = 1 << 20
 
 // ask makes a real request for a name at the proxy's address. A proxy that knows the name answers anything but 421; one that serves it
 // with TLS sends plain HTTP there (redirected), and shows a certificate for it (certified). What the target answers is not judged.
@@ -65,21 +69,29 @@ func silent(name, at string, err error) error {
 
 // request asks for / and returns the status. It closes the connection.
 func request(ctx context.Context, conn net.Conn, name string) (int, error) {
+	status, _, err := fetch(ctx, conn, http.MethodHead, name, "/")
+	return status, err
+}
+
+// fetch asks for a path of a name and returns status and body, whose size is bounded. It closes the connection.
+func fetch(ctx context.Context, conn net.Conn, method, name, at string) (int, []byte, error) {
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
-	req, err := http.NewRequestWithContext(ctx, http.MethodHead, "http://"+name+"/", nil)
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+name+at, nil)
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
 	req.Header.Set("User-Agent", "infractl")
 	req.Close = true
 	if err := req.Write(conn); err != nil {
-		return 0, err
+		return 0, nil, err
 	}
 	res, err := http.ReadResponse(bufio.NewReader(conn), req)
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
-	return res.StatusCode, res.Body.Close()
+	defer res.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(res.Body, pageLimit))
+	return res.StatusCode, body, err
 }

@@ -201,7 +201,7 @@ func (d *caddyDriver) apply(ctx context.Context, spec *v1.ProxySpec, want []Host
 	}
 	changed, err := d.write(config)
 	if err == nil && changed {
-		err = d.systemctl(ctx, "daemon-reload")
+		err = d.host.Systemctl(ctx, "daemon-reload")
 	}
 	return nil, err
 }
@@ -238,10 +238,10 @@ func (d *caddyDriver) start(ctx context.Context, config []byte) error {
 	if _, err := d.write(config); err != nil {
 		return err
 	}
-	if err := d.systemctl(ctx, "daemon-reload"); err != nil {
+	if err := d.host.Systemctl(ctx, "daemon-reload"); err != nil {
 		return err
 	}
-	if err := d.systemctl(ctx, "restart", "caddy.service"); err != nil {
+	if err := d.host.Systemctl(ctx, "restart", "caddy.service"); err != nil {
 		return err
 	}
 	return d.p.until(ctx, func(ctx context.Context) error {
@@ -263,11 +263,6 @@ func (d *caddyDriver) write(config []byte) (units bool, err error) {
 		units = units || c && f.Path != caddyConf
 	}
 	return units, d.host.Remove(caddyNew)
-}
-
-func (d *caddyDriver) systemctl(ctx context.Context, args ...string) error {
-	_, err := d.host.Run(ctx, append([]string{"systemctl"}, args...)...)
-	return errs.Wrap("systemctl "+strings.Join(args, " "), err)
 }
 
 // check asks for every name. Certificates of the authority are not waited for: they take as long as DNS does.
@@ -333,13 +328,13 @@ func (d *caddyDriver) restore(ctx context.Context, data json.RawMessage) error {
 	ours := !s.Files[slices.IndexFunc(s.Files, func(f host.File) bool { return f.Path == caddyDropIn })].Absent
 	have, err := d.running(ctx)
 	if err == nil && have != nil && ours && s.Running { // no connection breaks
-		return errs.Join(append(failed, d.systemctl(ctx, "daemon-reload"), d.load(ctx, config.Data))...)
+		return errs.Join(append(failed, d.host.Systemctl(ctx, "daemon-reload"), d.load(ctx, config.Data))...)
 	}
 	verb := "stop"
 	if s.Running {
 		verb = "restart"
 	}
-	return errs.Join(append(failed, d.systemctl(ctx, "daemon-reload"), d.systemctl(ctx, verb, "caddy.service"))...)
+	return errs.Join(append(failed, d.host.Systemctl(ctx, "daemon-reload"), d.host.Systemctl(ctx, verb, "caddy.service"))...)
 }
 
 func (d *caddyDriver) tidy(context.Context) error { return nil }

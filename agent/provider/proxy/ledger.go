@@ -95,6 +95,37 @@ func (l *ledger) admit(now time.Time, keys []string, have map[string]bool, perWe
 	return out
 }
 
+// turn is when a certificate that waits is let through, if nothing changes before: each new one may be asked for when the one perWeek places
+// before it is a week old.
+func (l *ledger) turn(now time.Time, key string, perWeek int) time.Time {
+	if perWeek <= 0 {
+		perWeek = defaultPerWeek
+	}
+	e := l.Certificates[key]
+	if e == nil {
+		return now
+	}
+	var at []time.Time
+	place := 0
+	for k, o := range l.Certificates {
+		switch {
+		case !o.Requested.IsZero() && !o.Had && now.Sub(o.Requested) < week:
+			at = append(at, o.Requested)
+		case o.Requested.IsZero() && (o.Wanted.Before(e.Wanted) || o.Wanted.Equal(e.Wanted) && k < key):
+			place++
+		}
+	}
+	slices.SortFunc(at, time.Time.Compare)
+	for range place + 1 {
+		next := now
+		if n := len(at) - perWeek; n >= 0 && at[n].Add(week).After(now) {
+			next = at[n].Add(week)
+		}
+		at = append(at, next)
+	}
+	return at[len(at)-1]
+}
+
 // fail notes that the authority refused; it counts failures too, so each further one waits longer.
 func (l *ledger) fail(now time.Time, key string) {
 	e := l.Certificates[key]

@@ -6,6 +6,7 @@ package proxy
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"net"
 	"net/http"
@@ -20,6 +21,7 @@ import (
 	"github.com/infractl/infractl/internal/errs"
 	"github.com/infractl/infractl/internal/secret"
 	"github.com/infractl/infractl/internal/strictjson"
+	"github.com/infractl/infractl/internal/zone"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
@@ -53,6 +55,10 @@ type Config struct {
 	Wait time.Duration
 	// Pause is between two looks; 0 means 250 ms.
 	Pause time.Duration
+	// Roots are the authorities that this host trusts; nil means the system's.
+	Roots func() (*x509.CertPool, error)
+	// Exchange asks name servers; nil means the network.
+	Exchange zone.Exchange
 	// Clock is for the queue of certificates; nil means the system's.
 	Clock clock.Clock
 	// Log gets progress; nil means none.
@@ -78,6 +84,12 @@ func New(cfg Config) *Provider {
 	}
 	if cfg.Clock == nil {
 		cfg.Clock = clock.System{}
+	}
+	if cfg.Roots == nil {
+		cfg.Roots = x509.SystemCertPool
+	}
+	if cfg.Exchange == nil {
+		cfg.Exchange = zone.OverNetwork
 	}
 	if cfg.Dial == nil {
 		cfg.Dial = (&net.Dialer{Timeout: 5 * time.Second}).DialContext

@@ -109,7 +109,7 @@ func (p *Provider) Rollback(ctx context.Context, data []byte) error {
 	changed, err := p.host.Restore(s.Files)
 	failed = append(failed, err)
 	if changed && !p.host.Booting() && len(s.Tunnels) > 0 {
-		failed = append(failed, systemctl(ctx, p.host, "daemon-reload"))
+		failed = append(failed, p.host.Systemctl(ctx, "daemon-reload"))
 	}
 	return errs.Wrap("roll back router", errors.Join(failed...))
 }

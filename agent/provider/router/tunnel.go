@@ -167,10 +167,10 @@ func makeLink(ctx context.Context, h *host.Host, device string) error {
 			return err
 		}
 	}
-	if err := systemctl(ctx, h, "daemon-reload"); err != nil {
+	if err := h.Systemctl(ctx, "daemon-reload"); err != nil {
 		return err
 	}
-	if err := systemctl(ctx, h, "restart", unitName); err != nil {
+	if err := h.Systemctl(ctx, "restart", unitName); err != nil {
 		return err
 	}
 	return waitForLink(ctx, h, device)
@@ -273,7 +273,7 @@ func (t *Tunnel) source(prefix string) string {
 // removeTunnel takes the interface down, with the unit that made it.
 func removeTunnel(ctx context.Context, h *host.Host, device string) error {
 	if hasUnit(h, device) {
-		if err := systemctl(ctx, h, "stop", unitName); err != nil {
+		if err := h.Systemctl(ctx, "stop", unitName); err != nil {
 			return err
 		}
 		for _, path := range []string{unitLink, unitFile} {
@@ -281,7 +281,7 @@ func removeTunnel(ctx context.Context, h *host.Host, device string) error {
 				return err
 			}
 		}
-		if err := systemctl(ctx, h, "daemon-reload"); err != nil {
+		if err := h.Systemctl(ctx, "daemon-reload"); err != nil {
 			return err
 		}
 	}
@@ -291,11 +291,6 @@ func removeTunnel(ctx context.Context, h *host.Host, device string) error {
 	}
 	_, err = h.Run(ctx, "ip", "link", "del", "dev", device)
 	return errs.Wrap("remove the tunnel", err)
-}
-
-func systemctl(ctx context.Context, h *host.Host, args ...string) error {
-	_, err := h.Run(ctx, append([]string{"systemctl"}, args...)...)
-	return errs.Wrap("systemctl "+strings.Join(args, " "), err)
 }
 
 // hasUnit reports whether the interface is made by our unit.

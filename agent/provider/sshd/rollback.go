@@ -84,7 +84,7 @@ func (p *Provider) Rollback(ctx context.Context, data []byte) error {
 	}
 	_, err := p.host.Restore(s.Files)
 	if s.Addition {
-		return errs.Join(err, p.systemctl(ctx, "daemon-reload"))
+		return errs.Join(err, p.host.Systemctl(ctx, "daemon-reload"))
 	}
 	failed := []error{err, errs.Wrap("clear "+trialDir, p.host.RemoveAll(trialDir))}
 	if !p.host.Exists(privsepDir) {
@@ -92,7 +92,7 @@ func (p *Provider) Rollback(ctx context.Context, data []byte) error {
 	}
 	failed = append(failed, p.setSysctls(ctx, s.Sysctls))
 	if s.Units {
-		failed = append(failed, p.systemctl(ctx, "daemon-reload"))
+		failed = append(failed, p.host.Systemctl(ctx, "daemon-reload"))
 	}
 	now, err := p.unitsNow(ctx)
 	failed = append(failed, err)
@@ -129,33 +129,33 @@ func (p *Provider) startAtBoot(ctx context.Context, s snapshot) error {
 	if s.SocketActive {
 		right, wrong = socketU, service
 	}
-	return errs.Join(p.systemctl(ctx, "--no-block", "stop", wrong), p.systemctl(ctx, "--no-block", "start", right))
+	return errs.Join(p.host.Systemctl(ctx, "--no-block", "stop", wrong), p.host.Systemctl(ctx, "--no-block", "start", right))
 }
 
 func (p *Provider) bringBack(ctx context.Context, s snapshot, now unitsNow) error {
 	if s.SocketActive {
 		// The service may hold the ports that the socket needs, or run with what is undone.
 		if now.service {
-			if err := p.systemctl(ctx, "stop", service); err != nil {
+			if err := p.host.Systemctl(ctx, "stop", service); err != nil {
 				return err
 			}
 		}
-		if err := p.systemctl(ctx, "start", socketU); err != nil || !s.ServiceActive {
+		if err := p.host.Systemctl(ctx, "start", socketU); err != nil || !s.ServiceActive {
 			return err
 		}
-		return p.systemctl(ctx, "start", service)
+		return p.host.Systemctl(ctx, "start", service)
 	}
 	if now.socket {
-		if err := p.systemctl(ctx, "stop", socketU); err != nil {
+		if err := p.host.Systemctl(ctx, "stop", socketU); err != nil {
 			return err
 		}
 	}
 	if now.service {
-		if err := p.systemctl(ctx, "reload", service); err == nil {
+		if err := p.host.Systemctl(ctx, "reload", service); err == nil {
 			return nil
 		}
 	}
 	// It failed, failed too often, or was stopped: each of them may be started.
-	_ = p.systemctl(ctx, "reset-failed", service)
-	return p.systemctl(ctx, "restart", service)
+	_ = p.host.Systemctl(ctx, "reset-failed", service)
+	return p.host.Systemctl(ctx, "restart", service)
 }

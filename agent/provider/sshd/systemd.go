@@ -94,11 +94,6 @@ func parseSocketUnit(text string) ([]listener, error) {
 	return parseListeners(values)
 }
 
-func (p *Provider) systemctl(ctx context.Context, args ...string) error {
-	_, err := p.host.Run(ctx, append([]string{"systemctl"}, args...)...)
-	return errs.Wrap("systemctl "+strings.Join(args, " "), err)
-}
-
 // state answers what `systemctl is-active` or `is-system-running` says. Its exit code only repeats that: "inactive" is an
 // answer and no failure.
 func (p *Provider) state(ctx context.Context, args ...string) (string, error) {
@@ -124,16 +119,16 @@ func (p *Provider) takeEffect(ctx context.Context, t target) error {
 		return err
 	}
 	if t.unitsStale() {
-		if err := p.systemctl(ctx, "daemon-reload"); err != nil {
+		if err := p.host.Systemctl(ctx, "daemon-reload"); err != nil {
 			return err
 		}
 	}
 	if socketActive {
 		// From here to the restart nobody listens: a few hundred milliseconds. Sessions live on (KillMode=process).
-		if err := p.systemctl(ctx, "stop", socketU); err != nil {
+		if err := p.host.Systemctl(ctx, "stop", socketU); err != nil {
 			return err
 		}
-		return p.systemctl(ctx, "restart", service)
+		return p.host.Systemctl(ctx, "restart", service)
 	}
 	return p.reload(ctx)
 }
@@ -169,12 +164,12 @@ func (p *Provider) reload(ctx context.Context) error {
 		return err
 	}
 	if running {
-		return p.systemctl(ctx, "reload", service)
+		return p.host.Systemctl(ctx, "reload", service)
 	}
-	if err := p.systemctl(ctx, "reset-failed", service); err != nil {
+	if err := p.host.Systemctl(ctx, "reset-failed", service); err != nil {
 		return err
 	}
-	return p.systemctl(ctx, "restart", service)
+	return p.host.Systemctl(ctx, "restart", service)
 }
 
 // sysctl is one kernel setting below /proc/sys.

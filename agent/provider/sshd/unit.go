@@ -54,7 +54,7 @@ func (p *Provider) applyUnit(ctx context.Context) error {
 	if _, err := p.host.Write(p.unitFile()); err != nil {
 		return err
 	}
-	if err := p.systemctl(ctx, "daemon-reload"); err != nil {
+	if err := p.host.Systemctl(ctx, "daemon-reload"); err != nil {
 		return err
 	}
 	config, _, _ := strings.Cut(loaded, "\n")

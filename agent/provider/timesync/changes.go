@@ -117,11 +117,11 @@ func (p *Provider) Rollback(ctx context.Context, data []byte) error {
 	if p.host.Booting() {
 		return errs.Join(failed...) // the service has not started yet
 	}
-	failed = append(failed, p.systemctl(ctx, "daemon-reload"))
+	failed = append(failed, p.host.Systemctl(ctx, "daemon-reload"))
 	verb := "stop"
 	if s.Running {
 		verb = "restart"
 	}
-	failed = append(failed, p.systemctl(ctx, verb, s.Unit))
+	failed = append(failed, p.host.Systemctl(ctx, verb, s.Unit))
 	return errs.Join(failed...)
 }

@@ -11,7 +11,6 @@ import (
 	"os"
 	"regexp"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -106,7 +105,7 @@ func (p *Provider) Apply(ctx context.Context, pl plan) error {
 	if err := p.enable(t.service); err != nil {
 		return err
 	}
-	if err := p.systemctl(ctx, "restart", t.service.unit); err != nil {
+	if err := p.host.Systemctl(ctx, "restart", t.service.unit); err != nil {
 		return err
 	}
 	_, err = p.host.Write(t.loaded)
@@ -141,11 +140,6 @@ func (p *Provider) enable(s service) error {
 		}
 	}
 	return nil
-}
-
-func (p *Provider) systemctl(ctx context.Context, args ...string) error {
-	_, err := p.host.Run(ctx, append([]string{"systemctl"}, args...)...)
-	return errs.Wrap("systemctl "+strings.Join(args, " "), err)
 }
 
 // Verify implements provider.Provider: the service answers and knows the servers.

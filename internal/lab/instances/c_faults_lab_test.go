@@ -155,7 +155,7 @@ func TestADiskThatFillsUpMidWay(t *testing.T) {
 			t.Fatal(err)
 		}
 		refused(t, "full", "space", "disk", "full")
-	} else if !strings.Contains(r.Stderr, "no space") {
+	} else if !strings.Contains(r.Stderr, "the disk is full") {
 		t.Errorf("the error does not name the disk: %s", lastLines(r.Stderr, 5))
 	}
 	wellOff(t)

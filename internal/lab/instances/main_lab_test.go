@@ -150,7 +150,7 @@ func traces(t *testing.T, name, id string) []string {
 		}
 	}
 	host := name + "." + Domain
-	if out, _ := in(t, services, "dig", "+short", "+time=2", "@10.0.10.10", host); strings.TrimSpace(out) != "" {
+	if out, code := in(t, services, "dig", "+short", "+time=2", "@10.0.10.10", host); code == 0 { // no server has no names
 		note("inside name", out)
 	}
 	if out, code := in(t, services, "grep", "-o", host, "/etc/caddy/infractl.json"); code == 0 {
