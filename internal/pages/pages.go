@@ -1,4 +1,4 @@
-// Package pages makes the pages that customers see in place of their Dolibarr: suspended, under maintenance, not reachable. The front
+// Package pages makes the pages that customers see in place of their Dolibarr: suspended, under maintenance, not reachable, full. The front
 // of a host and the site's proxy show the same ones. They are whole: no style sheet, no script, no picture from elsewhere.
 package pages
 
@@ -35,6 +35,8 @@ const (
 	Unreachable
 	// Preparing is a name whose certificate, or whose instance, is on its way.
 	Preparing
+	// Full is the answer to what brings data into an instance whose space is used up.
+	Full
 )
 
 // Page is one page.
@@ -45,12 +47,17 @@ type Page struct {
 	Language string
 	// Contact is whom to ask, such as an e-mail address; empty for nobody.
 	Contact string
-	// RetryAfter is when to come again; 0 means 5 min, an hour where it is Suspended.
+	// RetryAfter is when to come again; 0 means 5 min, an hour where it is Suspended. It does not help where it is Full.
 	RetryAfter time.Duration
 }
 
-// Status is the HTTP status that goes with every page.
-const Status = http.StatusServiceUnavailable
+// Status is the HTTP status that goes with the page.
+func (p Page) Status() int {
+	if p.Kind == Full {
+		return http.StatusInsufficientStorage
+	}
+	return http.StatusServiceUnavailable
+}
 
 // text is a page's words in one language.
 type text struct{ Language, Title, Body, Ask string }
@@ -70,6 +77,13 @@ func words(k Kind) (fr, en text, ok bool) {
 	case Preparing:
 		fr.Title, fr.Body = "Service en préparation", "Cette adresse est en cours de mise en service. Merci de revenir un peu plus tard."
 		en.Title, en.Body = "Service being prepared", "This address is being set up. Please come back a little later."
+	case Full:
+		fr.Title = "Espace de stockage épuisé"
+		fr.Body = "Ce que vous venez d'envoyer n'a pas été enregistré : l'espace de ce service est épuisé. La consultation, la saisie courante et la suppression" +
+			" restent possibles. Supprimez des documents devenus inutiles, puis réessayez après quelques minutes, ou demandez plus d'espace à votre prestataire."
+		en.Title = "Storage space used up"
+		en.Body = "What you have just sent was not stored: the space of this service is used up. Reading, everyday entries and deleting go on working." +
+			" Delete documents that are not needed any more and try again after some minutes, or ask your provider for more space."
 	default:
 		return fr, en, false
 	}
@@ -117,24 +131,27 @@ func (p Page) Headers() map[string]string {
 	default:
 		after = 5 * time.Minute
 	}
-	return map[string]string{
-		"Content-Type": "text/html; charset=utf-8", "Retry-After": strconv.Itoa(int((after + time.Second - 1) / time.Second)),
-		"Cache-Control": "no-store", "X-Robots-Tag": "noindex",
+	headers := map[string]string{
+		"Content-Type": "text/html; charset=utf-8", "Cache-Control": "no-store", "X-Robots-Tag": "noindex",
 		"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
 	}
+	if p.Kind != Full { // nothing mends itself there
+		headers["Retry-After"] = strconv.Itoa(int((after + time.Second - 1) / time.Second))
+	}
+	return headers
 }
 
 // ServeHTTP implements http.Handler.
 func (p Page) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 	body, err := p.Render()
 	if err != nil {
-		http.Error(w, http.StatusText(Status), Status)
+		http.Error(w, http.StatusText(p.Status()), p.Status())
 		return
 	}
 	for k, v := range p.Headers() {
 		w.Header().Set(k, v)
 	}
-	w.WriteHeader(Status)
+	w.WriteHeader(p.Status())
 	_, _ = w.Write(body)
 }
 
@@ -148,5 +165,5 @@ func (p Page) Handler() (map[string]any, error) {
 	for k, v := range p.Headers() {
 		headers[k] = []string{v}
 	}
-	return map[string]any{"handler": "static_response", "status_code": Status, "headers": headers, "body": string(body)}, nil
+	return map[string]any{"handler": "static_response", "status_code": p.Status(), "headers": headers, "body": string(body)}, nil
 }

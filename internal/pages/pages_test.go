@@ -9,13 +9,13 @@ import (
 )
 
 func TestPagesAreWholeAndSayEnough(t *testing.T) {
-	for _, kind := range []Kind{Maintenance, Suspended, Unreachable, Preparing} {
+	for _, kind := range []Kind{Maintenance, Suspended, Unreachable, Preparing, Full} {
 		fr, en, _ := words(kind)
 		for language, want := range map[string][]string{"fr": {fr.Title}, "en": {en.Title}, "": {fr.Title, en.Title}} {
 			w := httptest.NewRecorder()
 			Page{Kind: kind, Language: language, Contact: "<b>{help@example.test}"}.ServeHTTP(w, nil)
 			html := w.Body.String()
-			if w.Code != 503 || w.Header().Get("Retry-After") == "" {
+			if want := (Page{Kind: kind}).Status(); w.Code != want || (w.Header().Get("Retry-After") == "") != (kind == Full) {
 				t.Errorf("kind %d: %d, %v", kind, w.Code, w.Header())
 			}
 			for _, title := range want {
@@ -32,6 +32,14 @@ func TestPagesAreWholeAndSayEnough(t *testing.T) {
 			if strings.Contains(html, "<b>") || !strings.Contains(html, "help@example.test") {
 				t.Errorf("kind %d: contact is not as text", kind)
 			}
+		}
+	}
+}
+
+func TestStatusSaysWhatIsWrong(t *testing.T) {
+	for want, kind := range map[int]Kind{503: Suspended, 507: Full} {
+		if got := (Page{Kind: kind}).Status(); got != want {
+			t.Errorf("kind %d: %d", kind, got)
 		}
 	}
 }
