@@ -472,7 +472,10 @@ type InstanceSpec struct {
 	// Secrets are db-root, db, admin, unique-id and cron-key of this instance, sorted by name.
 	Secrets []*SecretRef `protobuf:"bytes,13,rep,name=secrets,proto3" json:"secrets,omitempty"`
 	// AdminLogin is the login of its administrator.
-	AdminLogin    string `protobuf:"bytes,14,opt,name=admin_login,json=adminLogin,proto3" json:"admin_login,omitempty"`
+	AdminLogin string `protobuf:"bytes,14,opt,name=admin_login,json=adminLogin,proto3" json:"admin_login,omitempty"`
+	// Adopted is set for one that infractl did not make. Then there is no image and no network from our pool, limits count where they are set,
+	// and of the secrets there is at most admin.
+	Adopted       *AdoptedInstance `protobuf:"bytes,15,opt,name=adopted,proto3" json:"adopted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -605,6 +608,95 @@ func (x *InstanceSpec) GetAdminLogin() string {
 	return ""
 }
 
+func (x *InstanceSpec) GetAdopted() *AdoptedInstance {
+	if x != nil {
+		return x.Adopted
+	}
+	return nil
+}
+
+// AdoptedInstance names the parts of an instance that infractl did not make. They are used as they are: none is ever made or changed.
+type AdoptedInstance struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// AppContainer is its application's.
+	AppContainer string `protobuf:"bytes,1,opt,name=app_container,json=appContainer,proto3" json:"app_container,omitempty"`
+	// DbContainer is its database's.
+	DbContainer string `protobuf:"bytes,2,opt,name=db_container,json=dbContainer,proto3" json:"db_container,omitempty"`
+	// Network is the one that both are in.
+	Network string `protobuf:"bytes,3,opt,name=network,proto3" json:"network,omitempty"`
+	// Folder holds its .env and its compose file; empty where there is none.
+	Folder string `protobuf:"bytes,4,opt,name=folder,proto3" json:"folder,omitempty"`
+	// Volumes are the named volumes of its containers, which nobody else has; they go with a purge.
+	Volumes       []string `protobuf:"bytes,5,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdoptedInstance) Reset() {
+	*x = AdoptedInstance{}
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdoptedInstance) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdoptedInstance) ProtoMessage() {}
+
+func (x *AdoptedInstance) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdoptedInstance.ProtoReflect.Descriptor instead.
+func (*AdoptedInstance) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *AdoptedInstance) GetAppContainer() string {
+	if x != nil {
+		return x.AppContainer
+	}
+	return ""
+}
+
+func (x *AdoptedInstance) GetDbContainer() string {
+	if x != nil {
+		return x.DbContainer
+	}
+	return ""
+}
+
+func (x *AdoptedInstance) GetNetwork() string {
+	if x != nil {
+		return x.Network
+	}
+	return ""
+}
+
+func (x *AdoptedInstance) GetFolder() string {
+	if x != nil {
+		return x.Folder
+	}
+	return ""
+}
+
+func (x *AdoptedInstance) GetVolumes() []string {
+	if x != nil {
+		return x.Volumes
+	}
+	return nil
+}
+
 // InstanceLimits are what an instance may use.
 type InstanceLimits struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -622,7 +714,7 @@ type InstanceLimits struct {
 
 func (x *InstanceLimits) Reset() {
 	*x = InstanceLimits{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[4]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -634,7 +726,7 @@ func (x *InstanceLimits) String() string {
 func (*InstanceLimits) ProtoMessage() {}
 
 func (x *InstanceLimits) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[4]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -647,7 +739,7 @@ func (x *InstanceLimits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceLimits.ProtoReflect.Descriptor instead.
 func (*InstanceLimits) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{4}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *InstanceLimits) GetMemoryBytes() uint64 {
@@ -709,7 +801,7 @@ type ProxySpec struct {
 
 func (x *ProxySpec) Reset() {
 	*x = ProxySpec{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[5]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -721,7 +813,7 @@ func (x *ProxySpec) String() string {
 func (*ProxySpec) ProtoMessage() {}
 
 func (x *ProxySpec) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[5]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -734,7 +826,7 @@ func (x *ProxySpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProxySpec.ProtoReflect.Descriptor instead.
 func (*ProxySpec) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{5}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ProxySpec) GetDriver() string {
@@ -835,7 +927,7 @@ type ProxyHostSpec struct {
 
 func (x *ProxyHostSpec) Reset() {
 	*x = ProxyHostSpec{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[6]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -847,7 +939,7 @@ func (x *ProxyHostSpec) String() string {
 func (*ProxyHostSpec) ProtoMessage() {}
 
 func (x *ProxyHostSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[6]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -860,7 +952,7 @@ func (x *ProxyHostSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProxyHostSpec.ProtoReflect.Descriptor instead.
 func (*ProxyHostSpec) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{6}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ProxyHostSpec) GetDomains() []string {
@@ -927,7 +1019,7 @@ type RouterSpec struct {
 
 func (x *RouterSpec) Reset() {
 	*x = RouterSpec{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[7]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -939,7 +1031,7 @@ func (x *RouterSpec) String() string {
 func (*RouterSpec) ProtoMessage() {}
 
 func (x *RouterSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[7]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -952,7 +1044,7 @@ func (x *RouterSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouterSpec.ProtoReflect.Descriptor instead.
 func (*RouterSpec) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{7}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RouterSpec) GetPlatform() string {
@@ -1018,7 +1110,7 @@ type RouterInterface struct {
 
 func (x *RouterInterface) Reset() {
 	*x = RouterInterface{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[8]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1030,7 +1122,7 @@ func (x *RouterInterface) String() string {
 func (*RouterInterface) ProtoMessage() {}
 
 func (x *RouterInterface) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[8]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1043,7 +1135,7 @@ func (x *RouterInterface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouterInterface.ProtoReflect.Descriptor instead.
 func (*RouterInterface) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{8}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RouterInterface) GetName() string {
@@ -1101,7 +1193,7 @@ type RouterRoute struct {
 
 func (x *RouterRoute) Reset() {
 	*x = RouterRoute{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[9]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1113,7 +1205,7 @@ func (x *RouterRoute) String() string {
 func (*RouterRoute) ProtoMessage() {}
 
 func (x *RouterRoute) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[9]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1126,7 +1218,7 @@ func (x *RouterRoute) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouterRoute.ProtoReflect.Descriptor instead.
 func (*RouterRoute) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{9}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RouterRoute) GetPrefix() string {
@@ -1160,7 +1252,7 @@ type SourceNat struct {
 
 func (x *SourceNat) Reset() {
 	*x = SourceNat{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[10]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1172,7 +1264,7 @@ func (x *SourceNat) String() string {
 func (*SourceNat) ProtoMessage() {}
 
 func (x *SourceNat) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[10]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1185,7 +1277,7 @@ func (x *SourceNat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SourceNat.ProtoReflect.Descriptor instead.
 func (*SourceNat) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{10}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SourceNat) GetDescription() string {
@@ -1239,7 +1331,7 @@ type DestinationNat struct {
 
 func (x *DestinationNat) Reset() {
 	*x = DestinationNat{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[11]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1251,7 +1343,7 @@ func (x *DestinationNat) String() string {
 func (*DestinationNat) ProtoMessage() {}
 
 func (x *DestinationNat) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[11]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1264,7 +1356,7 @@ func (x *DestinationNat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DestinationNat.ProtoReflect.Descriptor instead.
 func (*DestinationNat) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{11}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *DestinationNat) GetDescription() string {
@@ -1333,7 +1425,7 @@ type WireguardSpec struct {
 
 func (x *WireguardSpec) Reset() {
 	*x = WireguardSpec{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[12]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1345,7 +1437,7 @@ func (x *WireguardSpec) String() string {
 func (*WireguardSpec) ProtoMessage() {}
 
 func (x *WireguardSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[12]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1358,7 +1450,7 @@ func (x *WireguardSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WireguardSpec.ProtoReflect.Descriptor instead.
 func (*WireguardSpec) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{12}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *WireguardSpec) GetInterface() string {
@@ -1404,7 +1496,7 @@ type WireguardPeer struct {
 
 func (x *WireguardPeer) Reset() {
 	*x = WireguardPeer{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[13]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1416,7 +1508,7 @@ func (x *WireguardPeer) String() string {
 func (*WireguardPeer) ProtoMessage() {}
 
 func (x *WireguardPeer) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[13]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1429,7 +1521,7 @@ func (x *WireguardPeer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WireguardPeer.ProtoReflect.Descriptor instead.
 func (*WireguardPeer) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{13}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *WireguardPeer) GetName() string {
@@ -1478,7 +1570,7 @@ type DnsSpec struct {
 
 func (x *DnsSpec) Reset() {
 	*x = DnsSpec{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[14]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1490,7 +1582,7 @@ func (x *DnsSpec) String() string {
 func (*DnsSpec) ProtoMessage() {}
 
 func (x *DnsSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[14]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1503,7 +1595,7 @@ func (x *DnsSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DnsSpec.ProtoReflect.Descriptor instead.
 func (*DnsSpec) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{14}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DnsSpec) GetListenAddresses() []string {
@@ -1577,7 +1669,7 @@ type DnsView struct {
 
 func (x *DnsView) Reset() {
 	*x = DnsView{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[15]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1589,7 +1681,7 @@ func (x *DnsView) String() string {
 func (*DnsView) ProtoMessage() {}
 
 func (x *DnsView) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[15]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1602,7 +1694,7 @@ func (x *DnsView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DnsView.ProtoReflect.Descriptor instead.
 func (*DnsView) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{15}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DnsView) GetName() string {
@@ -1649,7 +1741,7 @@ type DnsZone struct {
 
 func (x *DnsZone) Reset() {
 	*x = DnsZone{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[16]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1661,7 +1753,7 @@ func (x *DnsZone) String() string {
 func (*DnsZone) ProtoMessage() {}
 
 func (x *DnsZone) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[16]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1674,7 +1766,7 @@ func (x *DnsZone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DnsZone.ProtoReflect.Descriptor instead.
 func (*DnsZone) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{16}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DnsZone) GetName() string {
@@ -1741,7 +1833,7 @@ type PackagesSpec struct {
 
 func (x *PackagesSpec) Reset() {
 	*x = PackagesSpec{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[17]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1753,7 +1845,7 @@ func (x *PackagesSpec) String() string {
 func (*PackagesSpec) ProtoMessage() {}
 
 func (x *PackagesSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[17]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1766,7 +1858,7 @@ func (x *PackagesSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PackagesSpec.ProtoReflect.Descriptor instead.
 func (*PackagesSpec) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{17}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PackagesSpec) GetPresent() []string {
@@ -1802,7 +1894,7 @@ type ContainersSpec struct {
 
 func (x *ContainersSpec) Reset() {
 	*x = ContainersSpec{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[18]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1814,7 +1906,7 @@ func (x *ContainersSpec) String() string {
 func (*ContainersSpec) ProtoMessage() {}
 
 func (x *ContainersSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[18]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1827,7 +1919,7 @@ func (x *ContainersSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainersSpec.ProtoReflect.Descriptor instead.
 func (*ContainersSpec) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{18}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ContainersSpec) GetStacks() []*StackSpec {
@@ -1860,7 +1952,7 @@ type StackSpec struct {
 
 func (x *StackSpec) Reset() {
 	*x = StackSpec{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[19]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1872,7 +1964,7 @@ func (x *StackSpec) String() string {
 func (*StackSpec) ProtoMessage() {}
 
 func (x *StackSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[19]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1885,7 +1977,7 @@ func (x *StackSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StackSpec.ProtoReflect.Descriptor instead.
 func (*StackSpec) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{19}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *StackSpec) GetName() string {
@@ -1952,7 +2044,7 @@ type StackFile struct {
 
 func (x *StackFile) Reset() {
 	*x = StackFile{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[20]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1964,7 +2056,7 @@ func (x *StackFile) String() string {
 func (*StackFile) ProtoMessage() {}
 
 func (x *StackFile) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[20]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1977,7 +2069,7 @@ func (x *StackFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StackFile.ProtoReflect.Descriptor instead.
 func (*StackFile) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{20}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *StackFile) GetPath() string {
@@ -2018,7 +2110,7 @@ type StackImage struct {
 
 func (x *StackImage) Reset() {
 	*x = StackImage{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[21]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2030,7 +2122,7 @@ func (x *StackImage) String() string {
 func (*StackImage) ProtoMessage() {}
 
 func (x *StackImage) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[21]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2043,7 +2135,7 @@ func (x *StackImage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StackImage.ProtoReflect.Descriptor instead.
 func (*StackImage) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{21}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *StackImage) GetReference() string {
@@ -2087,7 +2179,7 @@ type SecretRef struct {
 
 func (x *SecretRef) Reset() {
 	*x = SecretRef{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[22]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2099,7 +2191,7 @@ func (x *SecretRef) String() string {
 func (*SecretRef) ProtoMessage() {}
 
 func (x *SecretRef) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[22]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2112,7 +2204,7 @@ func (x *SecretRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecretRef.ProtoReflect.Descriptor instead.
 func (*SecretRef) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{22}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SecretRef) GetName() string {
@@ -2146,7 +2238,7 @@ type MetricsSpec struct {
 
 func (x *MetricsSpec) Reset() {
 	*x = MetricsSpec{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[23]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2158,7 +2250,7 @@ func (x *MetricsSpec) String() string {
 func (*MetricsSpec) ProtoMessage() {}
 
 func (x *MetricsSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[23]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2171,7 +2263,7 @@ func (x *MetricsSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetricsSpec.ProtoReflect.Descriptor instead.
 func (*MetricsSpec) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{23}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *MetricsSpec) GetListenAddresses() []string {
@@ -2225,7 +2317,7 @@ type SystemSpec struct {
 
 func (x *SystemSpec) Reset() {
 	*x = SystemSpec{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[24]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2237,7 +2329,7 @@ func (x *SystemSpec) String() string {
 func (*SystemSpec) ProtoMessage() {}
 
 func (x *SystemSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[24]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2250,7 +2342,7 @@ func (x *SystemSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SystemSpec.ProtoReflect.Descriptor instead.
 func (*SystemSpec) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{24}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SystemSpec) GetHostname() string {
@@ -2315,7 +2407,7 @@ type HostsEntry struct {
 
 func (x *HostsEntry) Reset() {
 	*x = HostsEntry{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[25]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2327,7 +2419,7 @@ func (x *HostsEntry) String() string {
 func (*HostsEntry) ProtoMessage() {}
 
 func (x *HostsEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[25]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2340,7 +2432,7 @@ func (x *HostsEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostsEntry.ProtoReflect.Descriptor instead.
 func (*HostsEntry) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{25}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *HostsEntry) GetAddress() string {
@@ -2370,7 +2462,7 @@ type TimeSpec struct {
 
 func (x *TimeSpec) Reset() {
 	*x = TimeSpec{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[26]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2382,7 +2474,7 @@ func (x *TimeSpec) String() string {
 func (*TimeSpec) ProtoMessage() {}
 
 func (x *TimeSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[26]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2395,7 +2487,7 @@ func (x *TimeSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TimeSpec.ProtoReflect.Descriptor instead.
 func (*TimeSpec) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{26}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *TimeSpec) GetServers() []string {
@@ -2425,7 +2517,7 @@ type AccountsSpec struct {
 
 func (x *AccountsSpec) Reset() {
 	*x = AccountsSpec{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[27]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2437,7 +2529,7 @@ func (x *AccountsSpec) String() string {
 func (*AccountsSpec) ProtoMessage() {}
 
 func (x *AccountsSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[27]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2450,7 +2542,7 @@ func (x *AccountsSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccountsSpec.ProtoReflect.Descriptor instead.
 func (*AccountsSpec) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{27}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *AccountsSpec) GetAccounts() []*Account {
@@ -2486,7 +2578,7 @@ type Account struct {
 
 func (x *Account) Reset() {
 	*x = Account{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[28]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2498,7 +2590,7 @@ func (x *Account) String() string {
 func (*Account) ProtoMessage() {}
 
 func (x *Account) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[28]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2511,7 +2603,7 @@ func (x *Account) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Account.ProtoReflect.Descriptor instead.
 func (*Account) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{28}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Account) GetName() string {
@@ -2564,7 +2656,7 @@ type WitnessKey struct {
 
 func (x *WitnessKey) Reset() {
 	*x = WitnessKey{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[29]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2576,7 +2668,7 @@ func (x *WitnessKey) String() string {
 func (*WitnessKey) ProtoMessage() {}
 
 func (x *WitnessKey) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[29]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2589,7 +2681,7 @@ func (x *WitnessKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WitnessKey.ProtoReflect.Descriptor instead.
 func (*WitnessKey) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{29}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *WitnessKey) GetNode() string {
@@ -2641,7 +2733,7 @@ type SshdSpec struct {
 
 func (x *SshdSpec) Reset() {
 	*x = SshdSpec{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[30]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2653,7 +2745,7 @@ func (x *SshdSpec) String() string {
 func (*SshdSpec) ProtoMessage() {}
 
 func (x *SshdSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[30]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2666,7 +2758,7 @@ func (x *SshdSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SshdSpec.ProtoReflect.Descriptor instead.
 func (*SshdSpec) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{30}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *SshdSpec) GetPort() uint32 {
@@ -2752,7 +2844,7 @@ type FirewallSpec struct {
 
 func (x *FirewallSpec) Reset() {
 	*x = FirewallSpec{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[31]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2764,7 +2856,7 @@ func (x *FirewallSpec) String() string {
 func (*FirewallSpec) ProtoMessage() {}
 
 func (x *FirewallSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[31]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2777,7 +2869,7 @@ func (x *FirewallSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FirewallSpec.ProtoReflect.Descriptor instead.
 func (*FirewallSpec) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{31}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *FirewallSpec) GetRules() []*FirewallRule {
@@ -2842,7 +2934,7 @@ type FirewallRule struct {
 
 func (x *FirewallRule) Reset() {
 	*x = FirewallRule{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[32]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2854,7 +2946,7 @@ func (x *FirewallRule) String() string {
 func (*FirewallRule) ProtoMessage() {}
 
 func (x *FirewallRule) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[32]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2867,7 +2959,7 @@ func (x *FirewallRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FirewallRule.ProtoReflect.Descriptor instead.
 func (*FirewallRule) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{32}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *FirewallRule) GetHook() FirewallHook {
@@ -2946,7 +3038,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[33]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2958,7 +3050,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[33]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2971,7 +3063,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{33}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Endpoint) GetPrefixes() []string {
@@ -3001,7 +3093,7 @@ type PortRange struct {
 
 func (x *PortRange) Reset() {
 	*x = PortRange{}
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[34]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3013,7 +3105,7 @@ func (x *PortRange) String() string {
 func (*PortRange) ProtoMessage() {}
 
 func (x *PortRange) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_hostspec_proto_msgTypes[34]
+	mi := &file_infractl_v1_hostspec_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3026,7 +3118,7 @@ func (x *PortRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortRange.ProtoReflect.Descriptor instead.
 func (*PortRange) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{34}
+	return file_infractl_v1_hostspec_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *PortRange) GetFirst() uint32 {
@@ -3074,7 +3166,7 @@ const file_infractl_v1_hostspec_proto_rawDesc = "" +
 	"\x10listen_addresses\x18\x01 \x03(\tR\x0flistenAddresses\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x12-\n" +
 	"\x05image\x18\x03 \x01(\v2\x17.infractl.v1.StackImageR\x05image\x12'\n" +
-	"\x0ftrusted_proxies\x18\x04 \x03(\tR\x0etrustedProxies\"\xeb\x03\n" +
+	"\x0ftrusted_proxies\x18\x04 \x03(\tR\x0etrustedProxies\"\xa3\x04\n" +
 	"\fInstanceSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12-\n" +
@@ -3091,7 +3183,14 @@ const file_infractl_v1_hostspec_proto_rawDesc = "" +
 	"\x04cron\x18\f \x01(\bR\x04cron\x120\n" +
 	"\asecrets\x18\r \x03(\v2\x16.infractl.v1.SecretRefR\asecrets\x12\x1f\n" +
 	"\vadmin_login\x18\x0e \x01(\tR\n" +
-	"adminLogin\"\x85\x01\n" +
+	"adminLogin\x126\n" +
+	"\aadopted\x18\x0f \x01(\v2\x1c.infractl.v1.AdoptedInstanceR\aadopted\"\xa5\x01\n" +
+	"\x0fAdoptedInstance\x12#\n" +
+	"\rapp_container\x18\x01 \x01(\tR\fappContainer\x12!\n" +
+	"\fdb_container\x18\x02 \x01(\tR\vdbContainer\x12\x18\n" +
+	"\anetwork\x18\x03 \x01(\tR\anetwork\x12\x16\n" +
+	"\x06folder\x18\x04 \x01(\tR\x06folder\x12\x18\n" +
+	"\avolumes\x18\x05 \x03(\tR\avolumes\"\x85\x01\n" +
 	"\x0eInstanceLimits\x12!\n" +
 	"\fmemory_bytes\x18\x01 \x01(\x04R\vmemoryBytes\x12\x1d\n" +
 	"\n" +
@@ -3324,7 +3423,7 @@ func file_infractl_v1_hostspec_proto_rawDescGZIP() []byte {
 }
 
 var file_infractl_v1_hostspec_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_infractl_v1_hostspec_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_infractl_v1_hostspec_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_infractl_v1_hostspec_proto_goTypes = []any{
 	(InstanceMode)(0),       // 0: infractl.v1.InstanceMode
 	(FirewallHook)(0),       // 1: infractl.v1.FirewallHook
@@ -3332,93 +3431,95 @@ var file_infractl_v1_hostspec_proto_goTypes = []any{
 	(*DolibarrSpec)(nil),    // 3: infractl.v1.DolibarrSpec
 	(*FrontSpec)(nil),       // 4: infractl.v1.FrontSpec
 	(*InstanceSpec)(nil),    // 5: infractl.v1.InstanceSpec
-	(*InstanceLimits)(nil),  // 6: infractl.v1.InstanceLimits
-	(*ProxySpec)(nil),       // 7: infractl.v1.ProxySpec
-	(*ProxyHostSpec)(nil),   // 8: infractl.v1.ProxyHostSpec
-	(*RouterSpec)(nil),      // 9: infractl.v1.RouterSpec
-	(*RouterInterface)(nil), // 10: infractl.v1.RouterInterface
-	(*RouterRoute)(nil),     // 11: infractl.v1.RouterRoute
-	(*SourceNat)(nil),       // 12: infractl.v1.SourceNat
-	(*DestinationNat)(nil),  // 13: infractl.v1.DestinationNat
-	(*WireguardSpec)(nil),   // 14: infractl.v1.WireguardSpec
-	(*WireguardPeer)(nil),   // 15: infractl.v1.WireguardPeer
-	(*DnsSpec)(nil),         // 16: infractl.v1.DnsSpec
-	(*DnsView)(nil),         // 17: infractl.v1.DnsView
-	(*DnsZone)(nil),         // 18: infractl.v1.DnsZone
-	(*PackagesSpec)(nil),    // 19: infractl.v1.PackagesSpec
-	(*ContainersSpec)(nil),  // 20: infractl.v1.ContainersSpec
-	(*StackSpec)(nil),       // 21: infractl.v1.StackSpec
-	(*StackFile)(nil),       // 22: infractl.v1.StackFile
-	(*StackImage)(nil),      // 23: infractl.v1.StackImage
-	(*SecretRef)(nil),       // 24: infractl.v1.SecretRef
-	(*MetricsSpec)(nil),     // 25: infractl.v1.MetricsSpec
-	(*SystemSpec)(nil),      // 26: infractl.v1.SystemSpec
-	(*HostsEntry)(nil),      // 27: infractl.v1.HostsEntry
-	(*TimeSpec)(nil),        // 28: infractl.v1.TimeSpec
-	(*AccountsSpec)(nil),    // 29: infractl.v1.AccountsSpec
-	(*Account)(nil),         // 30: infractl.v1.Account
-	(*WitnessKey)(nil),      // 31: infractl.v1.WitnessKey
-	(*SshdSpec)(nil),        // 32: infractl.v1.SshdSpec
-	(*FirewallSpec)(nil),    // 33: infractl.v1.FirewallSpec
-	(*FirewallRule)(nil),    // 34: infractl.v1.FirewallRule
-	(*Endpoint)(nil),        // 35: infractl.v1.Endpoint
-	(*PortRange)(nil),       // 36: infractl.v1.PortRange
-	nil,                     // 37: infractl.v1.StackSpec.VariablesEntry
-	nil,                     // 38: infractl.v1.SystemSpec.SysctlsEntry
+	(*AdoptedInstance)(nil), // 6: infractl.v1.AdoptedInstance
+	(*InstanceLimits)(nil),  // 7: infractl.v1.InstanceLimits
+	(*ProxySpec)(nil),       // 8: infractl.v1.ProxySpec
+	(*ProxyHostSpec)(nil),   // 9: infractl.v1.ProxyHostSpec
+	(*RouterSpec)(nil),      // 10: infractl.v1.RouterSpec
+	(*RouterInterface)(nil), // 11: infractl.v1.RouterInterface
+	(*RouterRoute)(nil),     // 12: infractl.v1.RouterRoute
+	(*SourceNat)(nil),       // 13: infractl.v1.SourceNat
+	(*DestinationNat)(nil),  // 14: infractl.v1.DestinationNat
+	(*WireguardSpec)(nil),   // 15: infractl.v1.WireguardSpec
+	(*WireguardPeer)(nil),   // 16: infractl.v1.WireguardPeer
+	(*DnsSpec)(nil),         // 17: infractl.v1.DnsSpec
+	(*DnsView)(nil),         // 18: infractl.v1.DnsView
+	(*DnsZone)(nil),         // 19: infractl.v1.DnsZone
+	(*PackagesSpec)(nil),    // 20: infractl.v1.PackagesSpec
+	(*ContainersSpec)(nil),  // 21: infractl.v1.ContainersSpec
+	(*StackSpec)(nil),       // 22: infractl.v1.StackSpec
+	(*StackFile)(nil),       // 23: infractl.v1.StackFile
+	(*StackImage)(nil),      // 24: infractl.v1.StackImage
+	(*SecretRef)(nil),       // 25: infractl.v1.SecretRef
+	(*MetricsSpec)(nil),     // 26: infractl.v1.MetricsSpec
+	(*SystemSpec)(nil),      // 27: infractl.v1.SystemSpec
+	(*HostsEntry)(nil),      // 28: infractl.v1.HostsEntry
+	(*TimeSpec)(nil),        // 29: infractl.v1.TimeSpec
+	(*AccountsSpec)(nil),    // 30: infractl.v1.AccountsSpec
+	(*Account)(nil),         // 31: infractl.v1.Account
+	(*WitnessKey)(nil),      // 32: infractl.v1.WitnessKey
+	(*SshdSpec)(nil),        // 33: infractl.v1.SshdSpec
+	(*FirewallSpec)(nil),    // 34: infractl.v1.FirewallSpec
+	(*FirewallRule)(nil),    // 35: infractl.v1.FirewallRule
+	(*Endpoint)(nil),        // 36: infractl.v1.Endpoint
+	(*PortRange)(nil),       // 37: infractl.v1.PortRange
+	nil,                     // 38: infractl.v1.StackSpec.VariablesEntry
+	nil,                     // 39: infractl.v1.SystemSpec.SysctlsEntry
 }
 var file_infractl_v1_hostspec_proto_depIdxs = []int32{
-	26, // 0: infractl.v1.HostSpec.system:type_name -> infractl.v1.SystemSpec
-	28, // 1: infractl.v1.HostSpec.time:type_name -> infractl.v1.TimeSpec
-	29, // 2: infractl.v1.HostSpec.accounts:type_name -> infractl.v1.AccountsSpec
-	32, // 3: infractl.v1.HostSpec.sshd:type_name -> infractl.v1.SshdSpec
-	33, // 4: infractl.v1.HostSpec.firewall:type_name -> infractl.v1.FirewallSpec
-	19, // 5: infractl.v1.HostSpec.packages:type_name -> infractl.v1.PackagesSpec
-	20, // 6: infractl.v1.HostSpec.containers:type_name -> infractl.v1.ContainersSpec
-	25, // 7: infractl.v1.HostSpec.metrics:type_name -> infractl.v1.MetricsSpec
-	9,  // 8: infractl.v1.HostSpec.router:type_name -> infractl.v1.RouterSpec
-	16, // 9: infractl.v1.HostSpec.dns:type_name -> infractl.v1.DnsSpec
+	27, // 0: infractl.v1.HostSpec.system:type_name -> infractl.v1.SystemSpec
+	29, // 1: infractl.v1.HostSpec.time:type_name -> infractl.v1.TimeSpec
+	30, // 2: infractl.v1.HostSpec.accounts:type_name -> infractl.v1.AccountsSpec
+	33, // 3: infractl.v1.HostSpec.sshd:type_name -> infractl.v1.SshdSpec
+	34, // 4: infractl.v1.HostSpec.firewall:type_name -> infractl.v1.FirewallSpec
+	20, // 5: infractl.v1.HostSpec.packages:type_name -> infractl.v1.PackagesSpec
+	21, // 6: infractl.v1.HostSpec.containers:type_name -> infractl.v1.ContainersSpec
+	26, // 7: infractl.v1.HostSpec.metrics:type_name -> infractl.v1.MetricsSpec
+	10, // 8: infractl.v1.HostSpec.router:type_name -> infractl.v1.RouterSpec
+	17, // 9: infractl.v1.HostSpec.dns:type_name -> infractl.v1.DnsSpec
 	3,  // 10: infractl.v1.HostSpec.dolibarr:type_name -> infractl.v1.DolibarrSpec
-	7,  // 11: infractl.v1.HostSpec.proxy:type_name -> infractl.v1.ProxySpec
+	8,  // 11: infractl.v1.HostSpec.proxy:type_name -> infractl.v1.ProxySpec
 	5,  // 12: infractl.v1.DolibarrSpec.instances:type_name -> infractl.v1.InstanceSpec
 	4,  // 13: infractl.v1.DolibarrSpec.front:type_name -> infractl.v1.FrontSpec
-	23, // 14: infractl.v1.FrontSpec.image:type_name -> infractl.v1.StackImage
+	24, // 14: infractl.v1.FrontSpec.image:type_name -> infractl.v1.StackImage
 	0,  // 15: infractl.v1.InstanceSpec.mode:type_name -> infractl.v1.InstanceMode
-	23, // 16: infractl.v1.InstanceSpec.app_image:type_name -> infractl.v1.StackImage
-	23, // 17: infractl.v1.InstanceSpec.db_image:type_name -> infractl.v1.StackImage
-	6,  // 18: infractl.v1.InstanceSpec.limits:type_name -> infractl.v1.InstanceLimits
-	24, // 19: infractl.v1.InstanceSpec.secrets:type_name -> infractl.v1.SecretRef
-	24, // 20: infractl.v1.ProxySpec.api_password:type_name -> infractl.v1.SecretRef
-	8,  // 21: infractl.v1.ProxySpec.hosts:type_name -> infractl.v1.ProxyHostSpec
-	10, // 22: infractl.v1.RouterSpec.interfaces:type_name -> infractl.v1.RouterInterface
-	11, // 23: infractl.v1.RouterSpec.routes:type_name -> infractl.v1.RouterRoute
-	12, // 24: infractl.v1.RouterSpec.source_nat:type_name -> infractl.v1.SourceNat
-	13, // 25: infractl.v1.RouterSpec.destination_nat:type_name -> infractl.v1.DestinationNat
-	14, // 26: infractl.v1.RouterSpec.wireguard:type_name -> infractl.v1.WireguardSpec
-	36, // 27: infractl.v1.DestinationNat.ports:type_name -> infractl.v1.PortRange
-	15, // 28: infractl.v1.WireguardSpec.peers:type_name -> infractl.v1.WireguardPeer
-	18, // 29: infractl.v1.DnsSpec.zones:type_name -> infractl.v1.DnsZone
-	24, // 30: infractl.v1.DnsSpec.transfer_key:type_name -> infractl.v1.SecretRef
-	17, // 31: infractl.v1.DnsSpec.views:type_name -> infractl.v1.DnsView
-	24, // 32: infractl.v1.DnsZone.update_key:type_name -> infractl.v1.SecretRef
-	21, // 33: infractl.v1.ContainersSpec.stacks:type_name -> infractl.v1.StackSpec
-	22, // 34: infractl.v1.StackSpec.files:type_name -> infractl.v1.StackFile
-	23, // 35: infractl.v1.StackSpec.images:type_name -> infractl.v1.StackImage
-	24, // 36: infractl.v1.StackSpec.secrets:type_name -> infractl.v1.SecretRef
-	37, // 37: infractl.v1.StackSpec.variables:type_name -> infractl.v1.StackSpec.VariablesEntry
-	27, // 38: infractl.v1.SystemSpec.hosts:type_name -> infractl.v1.HostsEntry
-	38, // 39: infractl.v1.SystemSpec.sysctls:type_name -> infractl.v1.SystemSpec.SysctlsEntry
-	30, // 40: infractl.v1.AccountsSpec.accounts:type_name -> infractl.v1.Account
-	31, // 41: infractl.v1.AccountsSpec.witness_keys:type_name -> infractl.v1.WitnessKey
-	34, // 42: infractl.v1.FirewallSpec.rules:type_name -> infractl.v1.FirewallRule
-	1,  // 43: infractl.v1.FirewallRule.hook:type_name -> infractl.v1.FirewallHook
-	36, // 44: infractl.v1.FirewallRule.ports:type_name -> infractl.v1.PortRange
-	35, // 45: infractl.v1.FirewallRule.from:type_name -> infractl.v1.Endpoint
-	35, // 46: infractl.v1.FirewallRule.to:type_name -> infractl.v1.Endpoint
-	47, // [47:47] is the sub-list for method output_type
-	47, // [47:47] is the sub-list for method input_type
-	47, // [47:47] is the sub-list for extension type_name
-	47, // [47:47] is the sub-list for extension extendee
-	0,  // [0:47] is the sub-list for field type_name
+	24, // 16: infractl.v1.InstanceSpec.app_image:type_name -> infractl.v1.StackImage
+	24, // 17: infractl.v1.InstanceSpec.db_image:type_name -> infractl.v1.StackImage
+	7,  // 18: infractl.v1.InstanceSpec.limits:type_name -> infractl.v1.InstanceLimits
+	25, // 19: infractl.v1.InstanceSpec.secrets:type_name -> infractl.v1.SecretRef
+	6,  // 20: infractl.v1.InstanceSpec.adopted:type_name -> infractl.v1.AdoptedInstance
+	25, // 21: infractl.v1.ProxySpec.api_password:type_name -> infractl.v1.SecretRef
+	9,  // 22: infractl.v1.ProxySpec.hosts:type_name -> infractl.v1.ProxyHostSpec
+	11, // 23: infractl.v1.RouterSpec.interfaces:type_name -> infractl.v1.RouterInterface
+	12, // 24: infractl.v1.RouterSpec.routes:type_name -> infractl.v1.RouterRoute
+	13, // 25: infractl.v1.RouterSpec.source_nat:type_name -> infractl.v1.SourceNat
+	14, // 26: infractl.v1.RouterSpec.destination_nat:type_name -> infractl.v1.DestinationNat
+	15, // 27: infractl.v1.RouterSpec.wireguard:type_name -> infractl.v1.WireguardSpec
+	37, // 28: infractl.v1.DestinationNat.ports:type_name -> infractl.v1.PortRange
+	16, // 29: infractl.v1.WireguardSpec.peers:type_name -> infractl.v1.WireguardPeer
+	19, // 30: infractl.v1.DnsSpec.zones:type_name -> infractl.v1.DnsZone
+	25, // 31: infractl.v1.DnsSpec.transfer_key:type_name -> infractl.v1.SecretRef
+	18, // 32: infractl.v1.DnsSpec.views:type_name -> infractl.v1.DnsView
+	25, // 33: infractl.v1.DnsZone.update_key:type_name -> infractl.v1.SecretRef
+	22, // 34: infractl.v1.ContainersSpec.stacks:type_name -> infractl.v1.StackSpec
+	23, // 35: infractl.v1.StackSpec.files:type_name -> infractl.v1.StackFile
+	24, // 36: infractl.v1.StackSpec.images:type_name -> infractl.v1.StackImage
+	25, // 37: infractl.v1.StackSpec.secrets:type_name -> infractl.v1.SecretRef
+	38, // 38: infractl.v1.StackSpec.variables:type_name -> infractl.v1.StackSpec.VariablesEntry
+	28, // 39: infractl.v1.SystemSpec.hosts:type_name -> infractl.v1.HostsEntry
+	39, // 40: infractl.v1.SystemSpec.sysctls:type_name -> infractl.v1.SystemSpec.SysctlsEntry
+	31, // 41: infractl.v1.AccountsSpec.accounts:type_name -> infractl.v1.Account
+	32, // 42: infractl.v1.AccountsSpec.witness_keys:type_name -> infractl.v1.WitnessKey
+	35, // 43: infractl.v1.FirewallSpec.rules:type_name -> infractl.v1.FirewallRule
+	1,  // 44: infractl.v1.FirewallRule.hook:type_name -> infractl.v1.FirewallHook
+	37, // 45: infractl.v1.FirewallRule.ports:type_name -> infractl.v1.PortRange
+	36, // 46: infractl.v1.FirewallRule.from:type_name -> infractl.v1.Endpoint
+	36, // 47: infractl.v1.FirewallRule.to:type_name -> infractl.v1.Endpoint
+	48, // [48:48] is the sub-list for method output_type
+	48, // [48:48] is the sub-list for method input_type
+	48, // [48:48] is the sub-list for extension type_name
+	48, // [48:48] is the sub-list for extension extendee
+	0,  // [0:48] is the sub-list for field type_name
 }
 
 func init() { file_infractl_v1_hostspec_proto_init() }
@@ -3432,7 +3533,7 @@ func file_infractl_v1_hostspec_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_infractl_v1_hostspec_proto_rawDesc), len(file_infractl_v1_hostspec_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   37,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -143,7 +143,11 @@ type Instance struct {
 	// Certificate is where its TLS certificate stands, in words.
 	Certificate string `protobuf:"bytes,22,opt,name=certificate,proto3" json:"certificate,omitempty"`
 	// AdminLogin is its administrator's login.
-	AdminLogin    string `protobuf:"bytes,23,opt,name=admin_login,json=adminLogin,proto3" json:"admin_login,omitempty"`
+	AdminLogin string `protobuf:"bytes,23,opt,name=admin_login,json=adminLogin,proto3" json:"admin_login,omitempty"`
+	// Adopted says that infractl did not make it: its containers are used as they are.
+	Adopted bool `protobuf:"varint,24,opt,name=adopted,proto3" json:"adopted,omitempty"`
+	// Disk is what it holds on its host's disk, as last measured; unset before.
+	Disk          *InstanceDisk `protobuf:"bytes,25,opt,name=disk,proto3" json:"disk,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -337,6 +341,20 @@ func (x *Instance) GetAdminLogin() string {
 		return x.AdminLogin
 	}
 	return ""
+}
+
+func (x *Instance) GetAdopted() bool {
+	if x != nil {
+		return x.Adopted
+	}
+	return false
+}
+
+func (x *Instance) GetDisk() *InstanceDisk {
+	if x != nil {
+		return x.Disk
+	}
+	return nil
 }
 
 // CreateInstanceRequest says what to make.
@@ -1163,6 +1181,107 @@ func (x *ResetPasswordResponse) GetPassword() string {
 	return ""
 }
 
+// RotateDatabaseRequest names an instance.
+type RotateDatabaseRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name is its name.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateDatabaseRequest) Reset() {
+	*x = RotateDatabaseRequest{}
+	mi := &file_infractl_v1_instance_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateDatabaseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateDatabaseRequest) ProtoMessage() {}
+
+func (x *RotateDatabaseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_instance_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateDatabaseRequest.ProtoReflect.Descriptor instead.
+func (*RotateDatabaseRequest) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_instance_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *RotateDatabaseRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// RotateDatabaseResponse names what was started.
+type RotateDatabaseResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Instance is the instance.
+	Instance *Instance `protobuf:"bytes,1,opt,name=instance,proto3" json:"instance,omitempty"`
+	// OperationId names the operation to watch.
+	OperationId   string `protobuf:"bytes,2,opt,name=operation_id,json=operationId,proto3" json:"operation_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateDatabaseResponse) Reset() {
+	*x = RotateDatabaseResponse{}
+	mi := &file_infractl_v1_instance_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateDatabaseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateDatabaseResponse) ProtoMessage() {}
+
+func (x *RotateDatabaseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_instance_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateDatabaseResponse.ProtoReflect.Descriptor instead.
+func (*RotateDatabaseResponse) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_instance_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *RotateDatabaseResponse) GetInstance() *Instance {
+	if x != nil {
+		return x.Instance
+	}
+	return nil
+}
+
+func (x *RotateDatabaseResponse) GetOperationId() string {
+	if x != nil {
+		return x.OperationId
+	}
+	return ""
+}
+
 // SetModulesRequest names modules.
 type SetModulesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1178,7 +1297,7 @@ type SetModulesRequest struct {
 
 func (x *SetModulesRequest) Reset() {
 	*x = SetModulesRequest{}
-	mi := &file_infractl_v1_instance_proto_msgTypes[15]
+	mi := &file_infractl_v1_instance_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1190,7 +1309,7 @@ func (x *SetModulesRequest) String() string {
 func (*SetModulesRequest) ProtoMessage() {}
 
 func (x *SetModulesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_instance_proto_msgTypes[15]
+	mi := &file_infractl_v1_instance_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1203,7 +1322,7 @@ func (x *SetModulesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetModulesRequest.ProtoReflect.Descriptor instead.
 func (*SetModulesRequest) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_instance_proto_rawDescGZIP(), []int{15}
+	return file_infractl_v1_instance_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SetModulesRequest) GetName() string {
@@ -1238,7 +1357,7 @@ type SetModulesResponse struct {
 
 func (x *SetModulesResponse) Reset() {
 	*x = SetModulesResponse{}
-	mi := &file_infractl_v1_instance_proto_msgTypes[16]
+	mi := &file_infractl_v1_instance_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1250,7 +1369,7 @@ func (x *SetModulesResponse) String() string {
 func (*SetModulesResponse) ProtoMessage() {}
 
 func (x *SetModulesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_instance_proto_msgTypes[16]
+	mi := &file_infractl_v1_instance_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1263,7 +1382,7 @@ func (x *SetModulesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetModulesResponse.ProtoReflect.Descriptor instead.
 func (*SetModulesResponse) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_instance_proto_rawDescGZIP(), []int{16}
+	return file_infractl_v1_instance_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SetModulesResponse) GetModules() []string {
@@ -1294,7 +1413,7 @@ type ConfigureInstanceRequest struct {
 
 func (x *ConfigureInstanceRequest) Reset() {
 	*x = ConfigureInstanceRequest{}
-	mi := &file_infractl_v1_instance_proto_msgTypes[17]
+	mi := &file_infractl_v1_instance_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1306,7 +1425,7 @@ func (x *ConfigureInstanceRequest) String() string {
 func (*ConfigureInstanceRequest) ProtoMessage() {}
 
 func (x *ConfigureInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_instance_proto_msgTypes[17]
+	mi := &file_infractl_v1_instance_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1319,7 +1438,7 @@ func (x *ConfigureInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigureInstanceRequest.ProtoReflect.Descriptor instead.
 func (*ConfigureInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_instance_proto_rawDescGZIP(), []int{17}
+	return file_infractl_v1_instance_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ConfigureInstanceRequest) GetName() string {
@@ -1377,7 +1496,7 @@ type ConfigureInstanceResponse struct {
 
 func (x *ConfigureInstanceResponse) Reset() {
 	*x = ConfigureInstanceResponse{}
-	mi := &file_infractl_v1_instance_proto_msgTypes[18]
+	mi := &file_infractl_v1_instance_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1389,7 +1508,7 @@ func (x *ConfigureInstanceResponse) String() string {
 func (*ConfigureInstanceResponse) ProtoMessage() {}
 
 func (x *ConfigureInstanceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_instance_proto_msgTypes[18]
+	mi := &file_infractl_v1_instance_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1402,7 +1521,7 @@ func (x *ConfigureInstanceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigureInstanceResponse.ProtoReflect.Descriptor instead.
 func (*ConfigureInstanceResponse) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_instance_proto_rawDescGZIP(), []int{18}
+	return file_infractl_v1_instance_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ConfigureInstanceResponse) GetInstance() *Instance {
@@ -1432,7 +1551,7 @@ type RenameInstanceRequest struct {
 
 func (x *RenameInstanceRequest) Reset() {
 	*x = RenameInstanceRequest{}
-	mi := &file_infractl_v1_instance_proto_msgTypes[19]
+	mi := &file_infractl_v1_instance_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1444,7 +1563,7 @@ func (x *RenameInstanceRequest) String() string {
 func (*RenameInstanceRequest) ProtoMessage() {}
 
 func (x *RenameInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_instance_proto_msgTypes[19]
+	mi := &file_infractl_v1_instance_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1457,7 +1576,7 @@ func (x *RenameInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenameInstanceRequest.ProtoReflect.Descriptor instead.
 func (*RenameInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_instance_proto_rawDescGZIP(), []int{19}
+	return file_infractl_v1_instance_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RenameInstanceRequest) GetName() string {
@@ -1487,7 +1606,7 @@ type RenameInstanceResponse struct {
 
 func (x *RenameInstanceResponse) Reset() {
 	*x = RenameInstanceResponse{}
-	mi := &file_infractl_v1_instance_proto_msgTypes[20]
+	mi := &file_infractl_v1_instance_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1499,7 +1618,7 @@ func (x *RenameInstanceResponse) String() string {
 func (*RenameInstanceResponse) ProtoMessage() {}
 
 func (x *RenameInstanceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_instance_proto_msgTypes[20]
+	mi := &file_infractl_v1_instance_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1512,7 +1631,7 @@ func (x *RenameInstanceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenameInstanceResponse.ProtoReflect.Descriptor instead.
 func (*RenameInstanceResponse) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_instance_proto_rawDescGZIP(), []int{20}
+	return file_infractl_v1_instance_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RenameInstanceResponse) GetInstance() *Instance {
@@ -1535,14 +1654,16 @@ type DeleteInstanceRequest struct {
 	// Name is its name.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// KeepDays is the time until its purge, 0 to 365; unset means 21.
-	KeepDays      *uint32 `protobuf:"varint,2,opt,name=keep_days,json=keepDays,proto3,oneof" json:"keep_days,omitempty"`
+	KeepDays *uint32 `protobuf:"varint,2,opt,name=keep_days,json=keepDays,proto3,oneof" json:"keep_days,omitempty"`
+	// Disown forgets an adopted one instead, at once, and leaves all that is there of it.
+	Disown        bool `protobuf:"varint,3,opt,name=disown,proto3" json:"disown,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeleteInstanceRequest) Reset() {
 	*x = DeleteInstanceRequest{}
-	mi := &file_infractl_v1_instance_proto_msgTypes[21]
+	mi := &file_infractl_v1_instance_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1554,7 +1675,7 @@ func (x *DeleteInstanceRequest) String() string {
 func (*DeleteInstanceRequest) ProtoMessage() {}
 
 func (x *DeleteInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_instance_proto_msgTypes[21]
+	mi := &file_infractl_v1_instance_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1567,7 +1688,7 @@ func (x *DeleteInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteInstanceRequest.ProtoReflect.Descriptor instead.
 func (*DeleteInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_instance_proto_rawDescGZIP(), []int{21}
+	return file_infractl_v1_instance_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DeleteInstanceRequest) GetName() string {
@@ -1584,6 +1705,13 @@ func (x *DeleteInstanceRequest) GetKeepDays() uint32 {
 	return 0
 }
 
+func (x *DeleteInstanceRequest) GetDisown() bool {
+	if x != nil {
+		return x.Disown
+	}
+	return false
+}
+
 // DeleteInstanceResponse names what was started.
 type DeleteInstanceResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1597,7 +1725,7 @@ type DeleteInstanceResponse struct {
 
 func (x *DeleteInstanceResponse) Reset() {
 	*x = DeleteInstanceResponse{}
-	mi := &file_infractl_v1_instance_proto_msgTypes[22]
+	mi := &file_infractl_v1_instance_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1609,7 +1737,7 @@ func (x *DeleteInstanceResponse) String() string {
 func (*DeleteInstanceResponse) ProtoMessage() {}
 
 func (x *DeleteInstanceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_instance_proto_msgTypes[22]
+	mi := &file_infractl_v1_instance_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1622,7 +1750,7 @@ func (x *DeleteInstanceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteInstanceResponse.ProtoReflect.Descriptor instead.
 func (*DeleteInstanceResponse) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_instance_proto_rawDescGZIP(), []int{22}
+	return file_infractl_v1_instance_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *DeleteInstanceResponse) GetInstance() *Instance {
@@ -1652,7 +1780,7 @@ type PurgeInstanceRequest struct {
 
 func (x *PurgeInstanceRequest) Reset() {
 	*x = PurgeInstanceRequest{}
-	mi := &file_infractl_v1_instance_proto_msgTypes[23]
+	mi := &file_infractl_v1_instance_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1664,7 +1792,7 @@ func (x *PurgeInstanceRequest) String() string {
 func (*PurgeInstanceRequest) ProtoMessage() {}
 
 func (x *PurgeInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_instance_proto_msgTypes[23]
+	mi := &file_infractl_v1_instance_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1677,7 +1805,7 @@ func (x *PurgeInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeInstanceRequest.ProtoReflect.Descriptor instead.
 func (*PurgeInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_instance_proto_rawDescGZIP(), []int{23}
+	return file_infractl_v1_instance_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PurgeInstanceRequest) GetName() string {
@@ -1705,7 +1833,7 @@ type PurgeInstanceResponse struct {
 
 func (x *PurgeInstanceResponse) Reset() {
 	*x = PurgeInstanceResponse{}
-	mi := &file_infractl_v1_instance_proto_msgTypes[24]
+	mi := &file_infractl_v1_instance_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1717,7 +1845,7 @@ func (x *PurgeInstanceResponse) String() string {
 func (*PurgeInstanceResponse) ProtoMessage() {}
 
 func (x *PurgeInstanceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_instance_proto_msgTypes[24]
+	mi := &file_infractl_v1_instance_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1730,7 +1858,7 @@ func (x *PurgeInstanceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeInstanceResponse.ProtoReflect.Descriptor instead.
 func (*PurgeInstanceResponse) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_instance_proto_rawDescGZIP(), []int{24}
+	return file_infractl_v1_instance_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *PurgeInstanceResponse) GetOperationId() string {
@@ -1753,7 +1881,7 @@ type ImportInstancesRequest struct {
 
 func (x *ImportInstancesRequest) Reset() {
 	*x = ImportInstancesRequest{}
-	mi := &file_infractl_v1_instance_proto_msgTypes[25]
+	mi := &file_infractl_v1_instance_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1765,7 +1893,7 @@ func (x *ImportInstancesRequest) String() string {
 func (*ImportInstancesRequest) ProtoMessage() {}
 
 func (x *ImportInstancesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_instance_proto_msgTypes[25]
+	mi := &file_infractl_v1_instance_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1778,7 +1906,7 @@ func (x *ImportInstancesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportInstancesRequest.ProtoReflect.Descriptor instead.
 func (*ImportInstancesRequest) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_instance_proto_rawDescGZIP(), []int{25}
+	return file_infractl_v1_instance_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ImportInstancesRequest) GetNode() string {
@@ -1808,7 +1936,7 @@ type ImportInstancesResponse struct {
 
 func (x *ImportInstancesResponse) Reset() {
 	*x = ImportInstancesResponse{}
-	mi := &file_infractl_v1_instance_proto_msgTypes[26]
+	mi := &file_infractl_v1_instance_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1820,7 +1948,7 @@ func (x *ImportInstancesResponse) String() string {
 func (*ImportInstancesResponse) ProtoMessage() {}
 
 func (x *ImportInstancesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_instance_proto_msgTypes[26]
+	mi := &file_infractl_v1_instance_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1833,7 +1961,7 @@ func (x *ImportInstancesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportInstancesResponse.ProtoReflect.Descriptor instead.
 func (*ImportInstancesResponse) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_instance_proto_rawDescGZIP(), []int{26}
+	return file_infractl_v1_instance_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ImportInstancesResponse) GetCandidates() []*ImportCandidate {
@@ -1862,14 +1990,16 @@ type ImportCandidate struct {
 	// Problems are what a person must look at first.
 	Problems []string `protobuf:"bytes,4,rep,name=problems,proto3" json:"problems,omitempty"`
 	// Ready says that it can be adopted.
-	Ready         bool `protobuf:"varint,5,opt,name=ready,proto3" json:"ready,omitempty"`
+	Ready bool `protobuf:"varint,5,opt,name=ready,proto3" json:"ready,omitempty"`
+	// Plan says what its adoption does, step by step.
+	Plan          []string `protobuf:"bytes,6,rep,name=plan,proto3" json:"plan,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ImportCandidate) Reset() {
 	*x = ImportCandidate{}
-	mi := &file_infractl_v1_instance_proto_msgTypes[27]
+	mi := &file_infractl_v1_instance_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1881,7 +2011,7 @@ func (x *ImportCandidate) String() string {
 func (*ImportCandidate) ProtoMessage() {}
 
 func (x *ImportCandidate) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_instance_proto_msgTypes[27]
+	mi := &file_infractl_v1_instance_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1894,7 +2024,7 @@ func (x *ImportCandidate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportCandidate.ProtoReflect.Descriptor instead.
 func (*ImportCandidate) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_instance_proto_rawDescGZIP(), []int{27}
+	return file_infractl_v1_instance_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ImportCandidate) GetName() string {
@@ -1932,6 +2062,13 @@ func (x *ImportCandidate) GetReady() bool {
 	return false
 }
 
+func (x *ImportCandidate) GetPlan() []string {
+	if x != nil {
+		return x.Plan
+	}
+	return nil
+}
+
 // AuditInstancesRequest asks for a comparison.
 type AuditInstancesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1943,7 +2080,7 @@ type AuditInstancesRequest struct {
 
 func (x *AuditInstancesRequest) Reset() {
 	*x = AuditInstancesRequest{}
-	mi := &file_infractl_v1_instance_proto_msgTypes[28]
+	mi := &file_infractl_v1_instance_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1955,7 +2092,7 @@ func (x *AuditInstancesRequest) String() string {
 func (*AuditInstancesRequest) ProtoMessage() {}
 
 func (x *AuditInstancesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_instance_proto_msgTypes[28]
+	mi := &file_infractl_v1_instance_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1968,7 +2105,7 @@ func (x *AuditInstancesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditInstancesRequest.ProtoReflect.Descriptor instead.
 func (*AuditInstancesRequest) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_instance_proto_rawDescGZIP(), []int{28}
+	return file_infractl_v1_instance_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *AuditInstancesRequest) GetNode() string {
@@ -1991,7 +2128,7 @@ type AuditInstancesResponse struct {
 
 func (x *AuditInstancesResponse) Reset() {
 	*x = AuditInstancesResponse{}
-	mi := &file_infractl_v1_instance_proto_msgTypes[29]
+	mi := &file_infractl_v1_instance_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2003,7 +2140,7 @@ func (x *AuditInstancesResponse) String() string {
 func (*AuditInstancesResponse) ProtoMessage() {}
 
 func (x *AuditInstancesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_instance_proto_msgTypes[29]
+	mi := &file_infractl_v1_instance_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2016,7 +2153,7 @@ func (x *AuditInstancesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditInstancesResponse.ProtoReflect.Descriptor instead.
 func (*AuditInstancesResponse) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_instance_proto_rawDescGZIP(), []int{29}
+	return file_infractl_v1_instance_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *AuditInstancesResponse) GetFindings() []*AuditFinding {
@@ -2038,7 +2175,7 @@ type AuditFinding struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Kind is missing (recorded, not there), orphan (there, not recorded) or different.
 	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
-	// What is container, volume, network, folder, front, proxy, dns or certificate.
+	// What is container, volume, network, folder, front, template, proxy, dns or certificate.
 	What string `protobuf:"bytes,2,opt,name=what,proto3" json:"what,omitempty"`
 	// Name is its name.
 	Name string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
@@ -2056,7 +2193,7 @@ type AuditFinding struct {
 
 func (x *AuditFinding) Reset() {
 	*x = AuditFinding{}
-	mi := &file_infractl_v1_instance_proto_msgTypes[30]
+	mi := &file_infractl_v1_instance_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2068,7 +2205,7 @@ func (x *AuditFinding) String() string {
 func (*AuditFinding) ProtoMessage() {}
 
 func (x *AuditFinding) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_instance_proto_msgTypes[30]
+	mi := &file_infractl_v1_instance_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2081,7 +2218,7 @@ func (x *AuditFinding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditFinding.ProtoReflect.Descriptor instead.
 func (*AuditFinding) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_instance_proto_rawDescGZIP(), []int{30}
+	return file_infractl_v1_instance_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *AuditFinding) GetKind() string {
@@ -2137,7 +2274,7 @@ var File_infractl_v1_instance_proto protoreflect.FileDescriptor
 
 const file_infractl_v1_instance_proto_rawDesc = "" +
 	"\n" +
-	"\x1ainfractl/v1/instance.proto\x12\vinfractl.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ainfractl/v1/hostspec.proto\x1a\x16infractl/v1/task.proto\"\xfd\x05\n" +
+	"\x1ainfractl/v1/instance.proto\x12\vinfractl.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ainfractl/v1/hostspec.proto\x1a\x16infractl/v1/task.proto\"\xc6\x06\n" +
 	"\bInstance\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x120\n" +
@@ -2164,7 +2301,9 @@ const file_infractl_v1_instance_proto_rawDesc = "" +
 	"\x05usage\x18\x15 \x01(\v2\x12.infractl.v1.UsageR\x05usage\x12 \n" +
 	"\vcertificate\x18\x16 \x01(\tR\vcertificate\x12\x1f\n" +
 	"\vadmin_login\x18\x17 \x01(\tR\n" +
-	"adminLogin\"\xfa\x02\n" +
+	"adminLogin\x12\x18\n" +
+	"\aadopted\x18\x18 \x01(\bR\aadopted\x12-\n" +
+	"\x04disk\x18\x19 \x01(\v2\x19.infractl.v1.InstanceDiskR\x04disk\"\xfa\x02\n" +
 	"\x15CreateInstanceRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x12\n" +
@@ -2214,7 +2353,12 @@ const file_infractl_v1_instance_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"I\n" +
 	"\x15ResetPasswordResponse\x12\x14\n" +
 	"\x05login\x18\x01 \x01(\tR\x05login\x12\x1a\n" +
-	"\bpassword\x18\x02 \x01(\tR\bpassword\"Y\n" +
+	"\bpassword\x18\x02 \x01(\tR\bpassword\"+\n" +
+	"\x15RotateDatabaseRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"n\n" +
+	"\x16RotateDatabaseResponse\x121\n" +
+	"\binstance\x18\x01 \x01(\v2\x15.infractl.v1.InstanceR\binstance\x12!\n" +
+	"\foperation_id\x18\x02 \x01(\tR\voperationId\"Y\n" +
 	"\x11SetModulesRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06enable\x18\x02 \x03(\tR\x06enable\x12\x18\n" +
@@ -2238,10 +2382,11 @@ const file_infractl_v1_instance_proto_rawDesc = "" +
 	"\bnew_name\x18\x02 \x01(\tR\anewName\"n\n" +
 	"\x16RenameInstanceResponse\x121\n" +
 	"\binstance\x18\x01 \x01(\v2\x15.infractl.v1.InstanceR\binstance\x12!\n" +
-	"\foperation_id\x18\x02 \x01(\tR\voperationId\"[\n" +
+	"\foperation_id\x18\x02 \x01(\tR\voperationId\"s\n" +
 	"\x15DeleteInstanceRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
-	"\tkeep_days\x18\x02 \x01(\rH\x00R\bkeepDays\x88\x01\x01B\f\n" +
+	"\tkeep_days\x18\x02 \x01(\rH\x00R\bkeepDays\x88\x01\x01\x12\x16\n" +
+	"\x06disown\x18\x03 \x01(\bR\x06disownB\f\n" +
 	"\n" +
 	"_keep_days\"n\n" +
 	"\x16DeleteInstanceResponse\x121\n" +
@@ -2259,13 +2404,14 @@ const file_infractl_v1_instance_proto_rawDesc = "" +
 	"\n" +
 	"candidates\x18\x01 \x03(\v2\x1c.infractl.v1.ImportCandidateR\n" +
 	"candidates\x12!\n" +
-	"\foperation_id\x18\x02 \x01(\tR\voperationId\"\xa3\x01\n" +
+	"\foperation_id\x18\x02 \x01(\tR\voperationId\"\xb7\x01\n" +
 	"\x0fImportCandidate\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x120\n" +
 	"\x05parts\x18\x03 \x03(\v2\x1a.infractl.v1.FoundInstanceR\x05parts\x12\x1a\n" +
 	"\bproblems\x18\x04 \x03(\tR\bproblems\x12\x14\n" +
-	"\x05ready\x18\x05 \x01(\bR\x05ready\"+\n" +
+	"\x05ready\x18\x05 \x01(\bR\x05ready\x12\x12\n" +
+	"\x04plan\x18\x06 \x03(\tR\x04plan\"+\n" +
 	"\x15AuditInstancesRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\"k\n" +
 	"\x16AuditInstancesResponse\x125\n" +
@@ -2287,7 +2433,8 @@ const file_infractl_v1_instance_proto_rawDesc = "" +
 	"\x18INSTANCE_STATE_SUSPENDED\x10\x04\x12\x1b\n" +
 	"\x17INSTANCE_STATE_ARCHIVED\x10\x05\x12\x19\n" +
 	"\x15INSTANCE_STATE_PURGED\x10\x06\x12\x1b\n" +
-	"\x17INSTANCE_STATE_CHANGING\x10\a2\xff\t\n" +
+	"\x17INSTANCE_STATE_CHANGING\x10\a2\xda\n" +
+	"\n" +
 	"\x0fInstanceService\x12Y\n" +
 	"\x0eCreateInstance\x12\".infractl.v1.CreateInstanceRequest\x1a#.infractl.v1.CreateInstanceResponse\x12V\n" +
 	"\rListInstances\x12!.infractl.v1.ListInstancesRequest\x1a\".infractl.v1.ListInstancesResponse\x12P\n" +
@@ -2295,7 +2442,8 @@ const file_infractl_v1_instance_proto_rawDesc = "" +
 	"\x0fSuspendInstance\x12#.infractl.v1.SuspendInstanceRequest\x1a$.infractl.v1.SuspendInstanceResponse\x12Y\n" +
 	"\x0eResumeInstance\x12\".infractl.v1.ResumeInstanceRequest\x1a#.infractl.v1.ResumeInstanceResponse\x12\\\n" +
 	"\x0fRestartInstance\x12#.infractl.v1.RestartInstanceRequest\x1a$.infractl.v1.RestartInstanceResponse\x12V\n" +
-	"\rResetPassword\x12!.infractl.v1.ResetPasswordRequest\x1a\".infractl.v1.ResetPasswordResponse\x12M\n" +
+	"\rResetPassword\x12!.infractl.v1.ResetPasswordRequest\x1a\".infractl.v1.ResetPasswordResponse\x12Y\n" +
+	"\x0eRotateDatabase\x12\".infractl.v1.RotateDatabaseRequest\x1a#.infractl.v1.RotateDatabaseResponse\x12M\n" +
 	"\n" +
 	"SetModules\x12\x1e.infractl.v1.SetModulesRequest\x1a\x1f.infractl.v1.SetModulesResponse\x12b\n" +
 	"\x11ConfigureInstance\x12%.infractl.v1.ConfigureInstanceRequest\x1a&.infractl.v1.ConfigureInstanceResponse\x12Y\n" +
@@ -2318,7 +2466,7 @@ func file_infractl_v1_instance_proto_rawDescGZIP() []byte {
 }
 
 var file_infractl_v1_instance_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_infractl_v1_instance_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_infractl_v1_instance_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_infractl_v1_instance_proto_goTypes = []any{
 	(InstanceState)(0),                // 0: infractl.v1.InstanceState
 	(*Instance)(nil),                  // 1: infractl.v1.Instance
@@ -2336,81 +2484,88 @@ var file_infractl_v1_instance_proto_goTypes = []any{
 	(*RestartInstanceResponse)(nil),   // 13: infractl.v1.RestartInstanceResponse
 	(*ResetPasswordRequest)(nil),      // 14: infractl.v1.ResetPasswordRequest
 	(*ResetPasswordResponse)(nil),     // 15: infractl.v1.ResetPasswordResponse
-	(*SetModulesRequest)(nil),         // 16: infractl.v1.SetModulesRequest
-	(*SetModulesResponse)(nil),        // 17: infractl.v1.SetModulesResponse
-	(*ConfigureInstanceRequest)(nil),  // 18: infractl.v1.ConfigureInstanceRequest
-	(*ConfigureInstanceResponse)(nil), // 19: infractl.v1.ConfigureInstanceResponse
-	(*RenameInstanceRequest)(nil),     // 20: infractl.v1.RenameInstanceRequest
-	(*RenameInstanceResponse)(nil),    // 21: infractl.v1.RenameInstanceResponse
-	(*DeleteInstanceRequest)(nil),     // 22: infractl.v1.DeleteInstanceRequest
-	(*DeleteInstanceResponse)(nil),    // 23: infractl.v1.DeleteInstanceResponse
-	(*PurgeInstanceRequest)(nil),      // 24: infractl.v1.PurgeInstanceRequest
-	(*PurgeInstanceResponse)(nil),     // 25: infractl.v1.PurgeInstanceResponse
-	(*ImportInstancesRequest)(nil),    // 26: infractl.v1.ImportInstancesRequest
-	(*ImportInstancesResponse)(nil),   // 27: infractl.v1.ImportInstancesResponse
-	(*ImportCandidate)(nil),           // 28: infractl.v1.ImportCandidate
-	(*AuditInstancesRequest)(nil),     // 29: infractl.v1.AuditInstancesRequest
-	(*AuditInstancesResponse)(nil),    // 30: infractl.v1.AuditInstancesResponse
-	(*AuditFinding)(nil),              // 31: infractl.v1.AuditFinding
-	(*InstanceLimits)(nil),            // 32: infractl.v1.InstanceLimits
-	(*timestamppb.Timestamp)(nil),     // 33: google.protobuf.Timestamp
-	(*Usage)(nil),                     // 34: infractl.v1.Usage
-	(*FoundInstance)(nil),             // 35: infractl.v1.FoundInstance
+	(*RotateDatabaseRequest)(nil),     // 16: infractl.v1.RotateDatabaseRequest
+	(*RotateDatabaseResponse)(nil),    // 17: infractl.v1.RotateDatabaseResponse
+	(*SetModulesRequest)(nil),         // 18: infractl.v1.SetModulesRequest
+	(*SetModulesResponse)(nil),        // 19: infractl.v1.SetModulesResponse
+	(*ConfigureInstanceRequest)(nil),  // 20: infractl.v1.ConfigureInstanceRequest
+	(*ConfigureInstanceResponse)(nil), // 21: infractl.v1.ConfigureInstanceResponse
+	(*RenameInstanceRequest)(nil),     // 22: infractl.v1.RenameInstanceRequest
+	(*RenameInstanceResponse)(nil),    // 23: infractl.v1.RenameInstanceResponse
+	(*DeleteInstanceRequest)(nil),     // 24: infractl.v1.DeleteInstanceRequest
+	(*DeleteInstanceResponse)(nil),    // 25: infractl.v1.DeleteInstanceResponse
+	(*PurgeInstanceRequest)(nil),      // 26: infractl.v1.PurgeInstanceRequest
+	(*PurgeInstanceResponse)(nil),     // 27: infractl.v1.PurgeInstanceResponse
+	(*ImportInstancesRequest)(nil),    // 28: infractl.v1.ImportInstancesRequest
+	(*ImportInstancesResponse)(nil),   // 29: infractl.v1.ImportInstancesResponse
+	(*ImportCandidate)(nil),           // 30: infractl.v1.ImportCandidate
+	(*AuditInstancesRequest)(nil),     // 31: infractl.v1.AuditInstancesRequest
+	(*AuditInstancesResponse)(nil),    // 32: infractl.v1.AuditInstancesResponse
+	(*AuditFinding)(nil),              // 33: infractl.v1.AuditFinding
+	(*InstanceLimits)(nil),            // 34: infractl.v1.InstanceLimits
+	(*timestamppb.Timestamp)(nil),     // 35: google.protobuf.Timestamp
+	(*Usage)(nil),                     // 36: infractl.v1.Usage
+	(*InstanceDisk)(nil),              // 37: infractl.v1.InstanceDisk
+	(*FoundInstance)(nil),             // 38: infractl.v1.FoundInstance
 }
 var file_infractl_v1_instance_proto_depIdxs = []int32{
 	0,  // 0: infractl.v1.Instance.state:type_name -> infractl.v1.InstanceState
-	32, // 1: infractl.v1.Instance.limits:type_name -> infractl.v1.InstanceLimits
-	33, // 2: infractl.v1.Instance.created:type_name -> google.protobuf.Timestamp
-	33, // 3: infractl.v1.Instance.suspended_at:type_name -> google.protobuf.Timestamp
-	33, // 4: infractl.v1.Instance.purge_after:type_name -> google.protobuf.Timestamp
-	34, // 5: infractl.v1.Instance.usage:type_name -> infractl.v1.Usage
-	32, // 6: infractl.v1.CreateInstanceRequest.limits:type_name -> infractl.v1.InstanceLimits
-	1,  // 7: infractl.v1.CreateInstanceResponse.instance:type_name -> infractl.v1.Instance
-	1,  // 8: infractl.v1.ListInstancesResponse.instances:type_name -> infractl.v1.Instance
-	1,  // 9: infractl.v1.GetInstanceResponse.instance:type_name -> infractl.v1.Instance
-	1,  // 10: infractl.v1.SuspendInstanceResponse.instance:type_name -> infractl.v1.Instance
-	1,  // 11: infractl.v1.ResumeInstanceResponse.instance:type_name -> infractl.v1.Instance
-	1,  // 12: infractl.v1.RestartInstanceResponse.instance:type_name -> infractl.v1.Instance
-	32, // 13: infractl.v1.ConfigureInstanceRequest.limits:type_name -> infractl.v1.InstanceLimits
-	1,  // 14: infractl.v1.ConfigureInstanceResponse.instance:type_name -> infractl.v1.Instance
-	1,  // 15: infractl.v1.RenameInstanceResponse.instance:type_name -> infractl.v1.Instance
-	1,  // 16: infractl.v1.DeleteInstanceResponse.instance:type_name -> infractl.v1.Instance
-	28, // 17: infractl.v1.ImportInstancesResponse.candidates:type_name -> infractl.v1.ImportCandidate
-	35, // 18: infractl.v1.ImportCandidate.parts:type_name -> infractl.v1.FoundInstance
-	31, // 19: infractl.v1.AuditInstancesResponse.findings:type_name -> infractl.v1.AuditFinding
-	2,  // 20: infractl.v1.InstanceService.CreateInstance:input_type -> infractl.v1.CreateInstanceRequest
-	4,  // 21: infractl.v1.InstanceService.ListInstances:input_type -> infractl.v1.ListInstancesRequest
-	6,  // 22: infractl.v1.InstanceService.GetInstance:input_type -> infractl.v1.GetInstanceRequest
-	8,  // 23: infractl.v1.InstanceService.SuspendInstance:input_type -> infractl.v1.SuspendInstanceRequest
-	10, // 24: infractl.v1.InstanceService.ResumeInstance:input_type -> infractl.v1.ResumeInstanceRequest
-	12, // 25: infractl.v1.InstanceService.RestartInstance:input_type -> infractl.v1.RestartInstanceRequest
-	14, // 26: infractl.v1.InstanceService.ResetPassword:input_type -> infractl.v1.ResetPasswordRequest
-	16, // 27: infractl.v1.InstanceService.SetModules:input_type -> infractl.v1.SetModulesRequest
-	18, // 28: infractl.v1.InstanceService.ConfigureInstance:input_type -> infractl.v1.ConfigureInstanceRequest
-	20, // 29: infractl.v1.InstanceService.RenameInstance:input_type -> infractl.v1.RenameInstanceRequest
-	22, // 30: infractl.v1.InstanceService.DeleteInstance:input_type -> infractl.v1.DeleteInstanceRequest
-	24, // 31: infractl.v1.InstanceService.PurgeInstance:input_type -> infractl.v1.PurgeInstanceRequest
-	26, // 32: infractl.v1.InstanceService.ImportInstances:input_type -> infractl.v1.ImportInstancesRequest
-	29, // 33: infractl.v1.InstanceService.AuditInstances:input_type -> infractl.v1.AuditInstancesRequest
-	3,  // 34: infractl.v1.InstanceService.CreateInstance:output_type -> infractl.v1.CreateInstanceResponse
-	5,  // 35: infractl.v1.InstanceService.ListInstances:output_type -> infractl.v1.ListInstancesResponse
-	7,  // 36: infractl.v1.InstanceService.GetInstance:output_type -> infractl.v1.GetInstanceResponse
-	9,  // 37: infractl.v1.InstanceService.SuspendInstance:output_type -> infractl.v1.SuspendInstanceResponse
-	11, // 38: infractl.v1.InstanceService.ResumeInstance:output_type -> infractl.v1.ResumeInstanceResponse
-	13, // 39: infractl.v1.InstanceService.RestartInstance:output_type -> infractl.v1.RestartInstanceResponse
-	15, // 40: infractl.v1.InstanceService.ResetPassword:output_type -> infractl.v1.ResetPasswordResponse
-	17, // 41: infractl.v1.InstanceService.SetModules:output_type -> infractl.v1.SetModulesResponse
-	19, // 42: infractl.v1.InstanceService.ConfigureInstance:output_type -> infractl.v1.ConfigureInstanceResponse
-	21, // 43: infractl.v1.InstanceService.RenameInstance:output_type -> infractl.v1.RenameInstanceResponse
-	23, // 44: infractl.v1.InstanceService.DeleteInstance:output_type -> infractl.v1.DeleteInstanceResponse
-	25, // 45: infractl.v1.InstanceService.PurgeInstance:output_type -> infractl.v1.PurgeInstanceResponse
-	27, // 46: infractl.v1.InstanceService.ImportInstances:output_type -> infractl.v1.ImportInstancesResponse
-	30, // 47: infractl.v1.InstanceService.AuditInstances:output_type -> infractl.v1.AuditInstancesResponse
-	34, // [34:48] is the sub-list for method output_type
-	20, // [20:34] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	34, // 1: infractl.v1.Instance.limits:type_name -> infractl.v1.InstanceLimits
+	35, // 2: infractl.v1.Instance.created:type_name -> google.protobuf.Timestamp
+	35, // 3: infractl.v1.Instance.suspended_at:type_name -> google.protobuf.Timestamp
+	35, // 4: infractl.v1.Instance.purge_after:type_name -> google.protobuf.Timestamp
+	36, // 5: infractl.v1.Instance.usage:type_name -> infractl.v1.Usage
+	37, // 6: infractl.v1.Instance.disk:type_name -> infractl.v1.InstanceDisk
+	34, // 7: infractl.v1.CreateInstanceRequest.limits:type_name -> infractl.v1.InstanceLimits
+	1,  // 8: infractl.v1.CreateInstanceResponse.instance:type_name -> infractl.v1.Instance
+	1,  // 9: infractl.v1.ListInstancesResponse.instances:type_name -> infractl.v1.Instance
+	1,  // 10: infractl.v1.GetInstanceResponse.instance:type_name -> infractl.v1.Instance
+	1,  // 11: infractl.v1.SuspendInstanceResponse.instance:type_name -> infractl.v1.Instance
+	1,  // 12: infractl.v1.ResumeInstanceResponse.instance:type_name -> infractl.v1.Instance
+	1,  // 13: infractl.v1.RestartInstanceResponse.instance:type_name -> infractl.v1.Instance
+	1,  // 14: infractl.v1.RotateDatabaseResponse.instance:type_name -> infractl.v1.Instance
+	34, // 15: infractl.v1.ConfigureInstanceRequest.limits:type_name -> infractl.v1.InstanceLimits
+	1,  // 16: infractl.v1.ConfigureInstanceResponse.instance:type_name -> infractl.v1.Instance
+	1,  // 17: infractl.v1.RenameInstanceResponse.instance:type_name -> infractl.v1.Instance
+	1,  // 18: infractl.v1.DeleteInstanceResponse.instance:type_name -> infractl.v1.Instance
+	30, // 19: infractl.v1.ImportInstancesResponse.candidates:type_name -> infractl.v1.ImportCandidate
+	38, // 20: infractl.v1.ImportCandidate.parts:type_name -> infractl.v1.FoundInstance
+	33, // 21: infractl.v1.AuditInstancesResponse.findings:type_name -> infractl.v1.AuditFinding
+	2,  // 22: infractl.v1.InstanceService.CreateInstance:input_type -> infractl.v1.CreateInstanceRequest
+	4,  // 23: infractl.v1.InstanceService.ListInstances:input_type -> infractl.v1.ListInstancesRequest
+	6,  // 24: infractl.v1.InstanceService.GetInstance:input_type -> infractl.v1.GetInstanceRequest
+	8,  // 25: infractl.v1.InstanceService.SuspendInstance:input_type -> infractl.v1.SuspendInstanceRequest
+	10, // 26: infractl.v1.InstanceService.ResumeInstance:input_type -> infractl.v1.ResumeInstanceRequest
+	12, // 27: infractl.v1.InstanceService.RestartInstance:input_type -> infractl.v1.RestartInstanceRequest
+	14, // 28: infractl.v1.InstanceService.ResetPassword:input_type -> infractl.v1.ResetPasswordRequest
+	16, // 29: infractl.v1.InstanceService.RotateDatabase:input_type -> infractl.v1.RotateDatabaseRequest
+	18, // 30: infractl.v1.InstanceService.SetModules:input_type -> infractl.v1.SetModulesRequest
+	20, // 31: infractl.v1.InstanceService.ConfigureInstance:input_type -> infractl.v1.ConfigureInstanceRequest
+	22, // 32: infractl.v1.InstanceService.RenameInstance:input_type -> infractl.v1.RenameInstanceRequest
+	24, // 33: infractl.v1.InstanceService.DeleteInstance:input_type -> infractl.v1.DeleteInstanceRequest
+	26, // 34: infractl.v1.InstanceService.PurgeInstance:input_type -> infractl.v1.PurgeInstanceRequest
+	28, // 35: infractl.v1.InstanceService.ImportInstances:input_type -> infractl.v1.ImportInstancesRequest
+	31, // 36: infractl.v1.InstanceService.AuditInstances:input_type -> infractl.v1.AuditInstancesRequest
+	3,  // 37: infractl.v1.InstanceService.CreateInstance:output_type -> infractl.v1.CreateInstanceResponse
+	5,  // 38: infractl.v1.InstanceService.ListInstances:output_type -> infractl.v1.ListInstancesResponse
+	7,  // 39: infractl.v1.InstanceService.GetInstance:output_type -> infractl.v1.GetInstanceResponse
+	9,  // 40: infractl.v1.InstanceService.SuspendInstance:output_type -> infractl.v1.SuspendInstanceResponse
+	11, // 41: infractl.v1.InstanceService.ResumeInstance:output_type -> infractl.v1.ResumeInstanceResponse
+	13, // 42: infractl.v1.InstanceService.RestartInstance:output_type -> infractl.v1.RestartInstanceResponse
+	15, // 43: infractl.v1.InstanceService.ResetPassword:output_type -> infractl.v1.ResetPasswordResponse
+	17, // 44: infractl.v1.InstanceService.RotateDatabase:output_type -> infractl.v1.RotateDatabaseResponse
+	19, // 45: infractl.v1.InstanceService.SetModules:output_type -> infractl.v1.SetModulesResponse
+	21, // 46: infractl.v1.InstanceService.ConfigureInstance:output_type -> infractl.v1.ConfigureInstanceResponse
+	23, // 47: infractl.v1.InstanceService.RenameInstance:output_type -> infractl.v1.RenameInstanceResponse
+	25, // 48: infractl.v1.InstanceService.DeleteInstance:output_type -> infractl.v1.DeleteInstanceResponse
+	27, // 49: infractl.v1.InstanceService.PurgeInstance:output_type -> infractl.v1.PurgeInstanceResponse
+	29, // 50: infractl.v1.InstanceService.ImportInstances:output_type -> infractl.v1.ImportInstancesResponse
+	32, // 51: infractl.v1.InstanceService.AuditInstances:output_type -> infractl.v1.AuditInstancesResponse
+	37, // [37:52] is the sub-list for method output_type
+	22, // [22:37] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_infractl_v1_instance_proto_init() }
@@ -2420,15 +2575,15 @@ func file_infractl_v1_instance_proto_init() {
 	}
 	file_infractl_v1_hostspec_proto_init()
 	file_infractl_v1_task_proto_init()
-	file_infractl_v1_instance_proto_msgTypes[17].OneofWrappers = []any{}
-	file_infractl_v1_instance_proto_msgTypes[21].OneofWrappers = []any{}
+	file_infractl_v1_instance_proto_msgTypes[19].OneofWrappers = []any{}
+	file_infractl_v1_instance_proto_msgTypes[23].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_infractl_v1_instance_proto_rawDesc), len(file_infractl_v1_instance_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   31,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
