@@ -107,6 +107,7 @@ func Methods() Table {
 		v1.InstanceService_ResumeInstance_FullMethodName:    act(change),
 		v1.InstanceService_RestartInstance_FullMethodName:   act(change),
 		v1.InstanceService_ResetPassword_FullMethodName:     secret(act(change)),
+		v1.InstanceService_RotateDatabase_FullMethodName:    act(change),
 		v1.InstanceService_SetModules_FullMethodName:        act(change),
 		v1.InstanceService_ConfigureInstance_FullMethodName: act(change),
 		v1.InstanceService_RenameInstance_FullMethodName:    act(change),

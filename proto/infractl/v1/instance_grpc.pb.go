@@ -26,6 +26,7 @@ const (
 	InstanceService_ResumeInstance_FullMethodName    = "/infractl.v1.InstanceService/ResumeInstance"
 	InstanceService_RestartInstance_FullMethodName   = "/infractl.v1.InstanceService/RestartInstance"
 	InstanceService_ResetPassword_FullMethodName     = "/infractl.v1.InstanceService/ResetPassword"
+	InstanceService_RotateDatabase_FullMethodName    = "/infractl.v1.InstanceService/RotateDatabase"
 	InstanceService_SetModules_FullMethodName        = "/infractl.v1.InstanceService/SetModules"
 	InstanceService_ConfigureInstance_FullMethodName = "/infractl.v1.InstanceService/ConfigureInstance"
 	InstanceService_RenameInstance_FullMethodName    = "/infractl.v1.InstanceService/RenameInstance"
@@ -55,6 +56,8 @@ type InstanceServiceClient interface {
 	RestartInstance(ctx context.Context, in *RestartInstanceRequest, opts ...grpc.CallOption) (*RestartInstanceResponse, error)
 	// ResetPassword gives its administrator a new random password, which is shown this once.
 	ResetPassword(ctx context.Context, in *ResetPasswordRequest, opts ...grpc.CallOption) (*ResetPasswordResponse, error)
+	// RotateDatabase gives its database new random passwords: an operation of named steps. Nobody sees them.
+	RotateDatabase(ctx context.Context, in *RotateDatabaseRequest, opts ...grpc.CallOption) (*RotateDatabaseResponse, error)
 	// SetModules turns modules on and off.
 	SetModules(ctx context.Context, in *SetModulesRequest, opts ...grpc.CallOption) (*SetModulesResponse, error)
 	// ConfigureInstance changes limits, cron, domains or language.
@@ -143,6 +146,16 @@ func (c *instanceServiceClient) ResetPassword(ctx context.Context, in *ResetPass
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ResetPasswordResponse)
 	err := c.cc.Invoke(ctx, InstanceService_ResetPassword_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *instanceServiceClient) RotateDatabase(ctx context.Context, in *RotateDatabaseRequest, opts ...grpc.CallOption) (*RotateDatabaseResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RotateDatabaseResponse)
+	err := c.cc.Invoke(ctx, InstanceService_RotateDatabase_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -239,6 +252,8 @@ type InstanceServiceServer interface {
 	RestartInstance(context.Context, *RestartInstanceRequest) (*RestartInstanceResponse, error)
 	// ResetPassword gives its administrator a new random password, which is shown this once.
 	ResetPassword(context.Context, *ResetPasswordRequest) (*ResetPasswordResponse, error)
+	// RotateDatabase gives its database new random passwords: an operation of named steps. Nobody sees them.
+	RotateDatabase(context.Context, *RotateDatabaseRequest) (*RotateDatabaseResponse, error)
 	// SetModules turns modules on and off.
 	SetModules(context.Context, *SetModulesRequest) (*SetModulesResponse, error)
 	// ConfigureInstance changes limits, cron, domains or language.
@@ -283,6 +298,9 @@ func (UnimplementedInstanceServiceServer) RestartInstance(context.Context, *Rest
 }
 func (UnimplementedInstanceServiceServer) ResetPassword(context.Context, *ResetPasswordRequest) (*ResetPasswordResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ResetPassword not implemented")
+}
+func (UnimplementedInstanceServiceServer) RotateDatabase(context.Context, *RotateDatabaseRequest) (*RotateDatabaseResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RotateDatabase not implemented")
 }
 func (UnimplementedInstanceServiceServer) SetModules(context.Context, *SetModulesRequest) (*SetModulesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SetModules not implemented")
@@ -452,6 +470,24 @@ func _InstanceService_ResetPassword_Handler(srv interface{}, ctx context.Context
 	return interceptor(ctx, in, info, handler)
 }
 
+func _InstanceService_RotateDatabase_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RotateDatabaseRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(InstanceServiceServer).RotateDatabase(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: InstanceService_RotateDatabase_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(InstanceServiceServer).RotateDatabase(ctx, req.(*RotateDatabaseRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _InstanceService_SetModules_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(SetModulesRequest)
 	if err := dec(in); err != nil {
@@ -612,6 +648,10 @@ var InstanceService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ResetPassword",
 			Handler:    _InstanceService_ResetPassword_Handler,
+		},
+		{
+			MethodName: "RotateDatabase",
+			Handler:    _InstanceService_RotateDatabase_Handler,
 		},
 		{
 			MethodName: "SetModules",

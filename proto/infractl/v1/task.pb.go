@@ -336,6 +336,63 @@ func (ProbeOutcome) EnumDescriptor() ([]byte, []int) {
 	return file_infractl_v1_task_proto_rawDescGZIP(), []int{4}
 }
 
+// PublicState is how a name is served.
+type PublicState int32
+
+const (
+	// Not set.
+	PublicState_PUBLIC_STATE_UNSPECIFIED PublicState = 0
+	// As it should be.
+	PublicState_PUBLIC_STATE_SERVED PublicState = 1
+	// Its certificate waits for its turn: the authority gives so many a week.
+	PublicState_PUBLIC_STATE_QUEUED PublicState = 2
+	// Not as it should be.
+	PublicState_PUBLIC_STATE_WRONG PublicState = 3
+)
+
+// Enum value maps for PublicState.
+var (
+	PublicState_name = map[int32]string{
+		0: "PUBLIC_STATE_UNSPECIFIED",
+		1: "PUBLIC_STATE_SERVED",
+		2: "PUBLIC_STATE_QUEUED",
+		3: "PUBLIC_STATE_WRONG",
+	}
+	PublicState_value = map[string]int32{
+		"PUBLIC_STATE_UNSPECIFIED": 0,
+		"PUBLIC_STATE_SERVED":      1,
+		"PUBLIC_STATE_QUEUED":      2,
+		"PUBLIC_STATE_WRONG":       3,
+	}
+)
+
+func (x PublicState) Enum() *PublicState {
+	p := new(PublicState)
+	*p = x
+	return p
+}
+
+func (x PublicState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (PublicState) Descriptor() protoreflect.EnumDescriptor {
+	return file_infractl_v1_task_proto_enumTypes[5].Descriptor()
+}
+
+func (PublicState) Type() protoreflect.EnumType {
+	return &file_infractl_v1_task_proto_enumTypes[5]
+}
+
+func (x PublicState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use PublicState.Descriptor instead.
+func (PublicState) EnumDescriptor() ([]byte, []int) {
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{5}
+}
+
 // Task is something that an agent does once. The agent writes "accepted" to disk before it acts, repeats the result until
 // it is acknowledged, and never runs one id twice.
 type Task struct {
@@ -356,6 +413,7 @@ type Task struct {
 	//	*Task_Restart
 	//	*Task_Usage
 	//	*Task_Instance
+	//	*Task_Public
 	Work          isTask_Work `protobuf_oneof:"work"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -484,6 +542,15 @@ func (x *Task) GetInstance() *InstanceTask {
 	return nil
 }
 
+func (x *Task) GetPublic() *PublicTask {
+	if x != nil {
+		if x, ok := x.Work.(*Task_Public); ok {
+			return x.Public
+		}
+	}
+	return nil
+}
+
 type isTask_Work interface {
 	isTask_Work()
 }
@@ -528,6 +595,11 @@ type Task_Instance struct {
 	Instance *InstanceTask `protobuf:"bytes,10,opt,name=instance,proto3,oneof"`
 }
 
+type Task_Public struct {
+	// Public asks for names as the world does.
+	Public *PublicTask `protobuf:"bytes,11,opt,name=public,proto3,oneof"`
+}
+
 func (*Task_Apply) isTask_Work() {}
 
 func (*Task_Plan) isTask_Work() {}
@@ -543,6 +615,8 @@ func (*Task_Restart) isTask_Work() {}
 func (*Task_Usage) isTask_Work() {}
 
 func (*Task_Instance) isTask_Work() {}
+
+func (*Task_Public) isTask_Work() {}
 
 // AttachTask opens a stream of its own to the server (SessionService.Attach) and carries a log or a command over it. The
 // task's result comes when it has ended.
@@ -831,9 +905,15 @@ type UsageResult struct {
 	// Host is the host as a whole.
 	Host *Usage `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
 	// Containers are its containers, sorted by name.
-	Containers    []*Usage `protobuf:"bytes,2,rep,name=containers,proto3" json:"containers,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Containers []*Usage `protobuf:"bytes,2,rep,name=containers,proto3" json:"containers,omitempty"`
+	// Instances are what Dolibarr instances hold on its disk, sorted by id.
+	Instances []*InstanceDisk `protobuf:"bytes,3,rep,name=instances,proto3" json:"instances,omitempty"`
+	// InstanceSpaceBytes is the size of the file system that they are on, and InstanceSpaceFreeBytes what of it is free; 0 where it is not known.
+	InstanceSpaceBytes uint64 `protobuf:"varint,4,opt,name=instance_space_bytes,json=instanceSpaceBytes,proto3" json:"instance_space_bytes,omitempty"`
+	// InstanceSpaceFreeBytes is what of it is free.
+	InstanceSpaceFreeBytes uint64 `protobuf:"varint,5,opt,name=instance_space_free_bytes,json=instanceSpaceFreeBytes,proto3" json:"instance_space_free_bytes,omitempty"`
+	unknownFields          protoimpl.UnknownFields
+	sizeCache              protoimpl.SizeCache
 }
 
 func (x *UsageResult) Reset() {
@@ -880,6 +960,109 @@ func (x *UsageResult) GetContainers() []*Usage {
 	return nil
 }
 
+func (x *UsageResult) GetInstances() []*InstanceDisk {
+	if x != nil {
+		return x.Instances
+	}
+	return nil
+}
+
+func (x *UsageResult) GetInstanceSpaceBytes() uint64 {
+	if x != nil {
+		return x.InstanceSpaceBytes
+	}
+	return 0
+}
+
+func (x *UsageResult) GetInstanceSpaceFreeBytes() uint64 {
+	if x != nil {
+		return x.InstanceSpaceFreeBytes
+	}
+	return 0
+}
+
+// InstanceDisk is what a Dolibarr instance holds on its host's disk.
+type InstanceDisk struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id is the instance's id.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Bytes are the blocks of its volumes and its folder.
+	Bytes uint64 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// LimitBytes is what it may hold; 0 without a limit.
+	LimitBytes uint64 `protobuf:"varint,3,opt,name=limit_bytes,json=limitBytes,proto3" json:"limit_bytes,omitempty"`
+	// Full says that nothing bigger than a form is let in any more.
+	Full bool `protobuf:"varint,4,opt,name=full,proto3" json:"full,omitempty"`
+	// Measured is when it was measured.
+	Measured      *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=measured,proto3" json:"measured,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InstanceDisk) Reset() {
+	*x = InstanceDisk{}
+	mi := &file_infractl_v1_task_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InstanceDisk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InstanceDisk) ProtoMessage() {}
+
+func (x *InstanceDisk) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_task_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InstanceDisk.ProtoReflect.Descriptor instead.
+func (*InstanceDisk) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *InstanceDisk) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *InstanceDisk) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *InstanceDisk) GetLimitBytes() uint64 {
+	if x != nil {
+		return x.LimitBytes
+	}
+	return 0
+}
+
+func (x *InstanceDisk) GetFull() bool {
+	if x != nil {
+		return x.Full
+	}
+	return false
+}
+
+func (x *InstanceDisk) GetMeasured() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Measured
+	}
+	return nil
+}
+
 // Usage is what a host or container uses.
 type Usage struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -911,7 +1094,7 @@ type Usage struct {
 
 func (x *Usage) Reset() {
 	*x = Usage{}
-	mi := &file_infractl_v1_task_proto_msgTypes[7]
+	mi := &file_infractl_v1_task_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -923,7 +1106,7 @@ func (x *Usage) String() string {
 func (*Usage) ProtoMessage() {}
 
 func (x *Usage) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_task_proto_msgTypes[7]
+	mi := &file_infractl_v1_task_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -936,7 +1119,7 @@ func (x *Usage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Usage.ProtoReflect.Descriptor instead.
 func (*Usage) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_task_proto_rawDescGZIP(), []int{7}
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Usage) GetName() string {
@@ -1043,7 +1226,7 @@ type ApplyTask struct {
 
 func (x *ApplyTask) Reset() {
 	*x = ApplyTask{}
-	mi := &file_infractl_v1_task_proto_msgTypes[8]
+	mi := &file_infractl_v1_task_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1055,7 +1238,7 @@ func (x *ApplyTask) String() string {
 func (*ApplyTask) ProtoMessage() {}
 
 func (x *ApplyTask) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_task_proto_msgTypes[8]
+	mi := &file_infractl_v1_task_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1068,7 +1251,7 @@ func (x *ApplyTask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyTask.ProtoReflect.Descriptor instead.
 func (*ApplyTask) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_task_proto_rawDescGZIP(), []int{8}
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ApplyTask) GetSpecDigest() string {
@@ -1147,7 +1330,7 @@ type PlanTask struct {
 
 func (x *PlanTask) Reset() {
 	*x = PlanTask{}
-	mi := &file_infractl_v1_task_proto_msgTypes[9]
+	mi := &file_infractl_v1_task_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1159,7 +1342,7 @@ func (x *PlanTask) String() string {
 func (*PlanTask) ProtoMessage() {}
 
 func (x *PlanTask) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_task_proto_msgTypes[9]
+	mi := &file_infractl_v1_task_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1172,7 +1355,7 @@ func (x *PlanTask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanTask.ProtoReflect.Descriptor instead.
 func (*PlanTask) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_task_proto_rawDescGZIP(), []int{9}
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PlanTask) GetSpecDigest() string {
@@ -1200,7 +1383,7 @@ type ProbeTask struct {
 
 func (x *ProbeTask) Reset() {
 	*x = ProbeTask{}
-	mi := &file_infractl_v1_task_proto_msgTypes[10]
+	mi := &file_infractl_v1_task_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1212,7 +1395,7 @@ func (x *ProbeTask) String() string {
 func (*ProbeTask) ProtoMessage() {}
 
 func (x *ProbeTask) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_task_proto_msgTypes[10]
+	mi := &file_infractl_v1_task_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1225,7 +1408,7 @@ func (x *ProbeTask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeTask.ProtoReflect.Descriptor instead.
 func (*ProbeTask) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_task_proto_rawDescGZIP(), []int{10}
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ProbeTask) GetProbes() []*Probe {
@@ -1258,7 +1441,7 @@ type Probe struct {
 
 func (x *Probe) Reset() {
 	*x = Probe{}
-	mi := &file_infractl_v1_task_proto_msgTypes[11]
+	mi := &file_infractl_v1_task_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1270,7 +1453,7 @@ func (x *Probe) String() string {
 func (*Probe) ProtoMessage() {}
 
 func (x *Probe) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_task_proto_msgTypes[11]
+	mi := &file_infractl_v1_task_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1283,7 +1466,7 @@ func (x *Probe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Probe.ProtoReflect.Descriptor instead.
 func (*Probe) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_task_proto_rawDescGZIP(), []int{11}
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Probe) GetId() string {
@@ -1350,7 +1533,7 @@ type ListenTask struct {
 
 func (x *ListenTask) Reset() {
 	*x = ListenTask{}
-	mi := &file_infractl_v1_task_proto_msgTypes[12]
+	mi := &file_infractl_v1_task_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1362,7 +1545,7 @@ func (x *ListenTask) String() string {
 func (*ListenTask) ProtoMessage() {}
 
 func (x *ListenTask) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_task_proto_msgTypes[12]
+	mi := &file_infractl_v1_task_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1375,7 +1558,7 @@ func (x *ListenTask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListenTask.ProtoReflect.Descriptor instead.
 func (*ListenTask) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_task_proto_rawDescGZIP(), []int{12}
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListenTask) GetTcpPorts() []uint32 {
@@ -1410,7 +1593,7 @@ type TaskAccepted struct {
 
 func (x *TaskAccepted) Reset() {
 	*x = TaskAccepted{}
-	mi := &file_infractl_v1_task_proto_msgTypes[13]
+	mi := &file_infractl_v1_task_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1422,7 +1605,7 @@ func (x *TaskAccepted) String() string {
 func (*TaskAccepted) ProtoMessage() {}
 
 func (x *TaskAccepted) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_task_proto_msgTypes[13]
+	mi := &file_infractl_v1_task_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1435,7 +1618,7 @@ func (x *TaskAccepted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskAccepted.ProtoReflect.Descriptor instead.
 func (*TaskAccepted) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_task_proto_rawDescGZIP(), []int{13}
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *TaskAccepted) GetTaskId() string {
@@ -1456,7 +1639,7 @@ type TaskAcknowledge struct {
 
 func (x *TaskAcknowledge) Reset() {
 	*x = TaskAcknowledge{}
-	mi := &file_infractl_v1_task_proto_msgTypes[14]
+	mi := &file_infractl_v1_task_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1468,7 +1651,7 @@ func (x *TaskAcknowledge) String() string {
 func (*TaskAcknowledge) ProtoMessage() {}
 
 func (x *TaskAcknowledge) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_task_proto_msgTypes[14]
+	mi := &file_infractl_v1_task_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1481,7 +1664,7 @@ func (x *TaskAcknowledge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskAcknowledge.ProtoReflect.Descriptor instead.
 func (*TaskAcknowledge) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_task_proto_rawDescGZIP(), []int{14}
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *TaskAcknowledge) GetTaskId() string {
@@ -1506,7 +1689,7 @@ type TaskProgress struct {
 
 func (x *TaskProgress) Reset() {
 	*x = TaskProgress{}
-	mi := &file_infractl_v1_task_proto_msgTypes[15]
+	mi := &file_infractl_v1_task_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1518,7 +1701,7 @@ func (x *TaskProgress) String() string {
 func (*TaskProgress) ProtoMessage() {}
 
 func (x *TaskProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_task_proto_msgTypes[15]
+	mi := &file_infractl_v1_task_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1531,7 +1714,7 @@ func (x *TaskProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskProgress.ProtoReflect.Descriptor instead.
 func (*TaskProgress) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_task_proto_rawDescGZIP(), []int{15}
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *TaskProgress) GetTaskId() string {
@@ -1574,6 +1757,7 @@ type TaskResult struct {
 	//	*TaskResult_Restart
 	//	*TaskResult_Usage
 	//	*TaskResult_Instance
+	//	*TaskResult_Public
 	Outcome       isTaskResult_Outcome `protobuf_oneof:"outcome"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1581,7 +1765,7 @@ type TaskResult struct {
 
 func (x *TaskResult) Reset() {
 	*x = TaskResult{}
-	mi := &file_infractl_v1_task_proto_msgTypes[16]
+	mi := &file_infractl_v1_task_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1593,7 +1777,7 @@ func (x *TaskResult) String() string {
 func (*TaskResult) ProtoMessage() {}
 
 func (x *TaskResult) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_task_proto_msgTypes[16]
+	mi := &file_infractl_v1_task_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1606,7 +1790,7 @@ func (x *TaskResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskResult.ProtoReflect.Descriptor instead.
 func (*TaskResult) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_task_proto_rawDescGZIP(), []int{16}
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *TaskResult) GetTaskId() string {
@@ -1702,6 +1886,15 @@ func (x *TaskResult) GetInstance() *InstanceResult {
 	return nil
 }
 
+func (x *TaskResult) GetPublic() *PublicResult {
+	if x != nil {
+		if x, ok := x.Outcome.(*TaskResult_Public); ok {
+			return x.Public
+		}
+	}
+	return nil
+}
+
 type isTaskResult_Outcome interface {
 	isTaskResult_Outcome()
 }
@@ -1746,6 +1939,11 @@ type TaskResult_Instance struct {
 	Instance *InstanceResult `protobuf:"bytes,10,opt,name=instance,proto3,oneof"`
 }
 
+type TaskResult_Public struct {
+	// Public is the result of a PublicTask.
+	Public *PublicResult `protobuf:"bytes,11,opt,name=public,proto3,oneof"`
+}
+
 func (*TaskResult_Apply) isTaskResult_Outcome() {}
 
 func (*TaskResult_Plan) isTaskResult_Outcome() {}
@@ -1762,6 +1960,8 @@ func (*TaskResult_Usage) isTaskResult_Outcome() {}
 
 func (*TaskResult_Instance) isTaskResult_Outcome() {}
 
+func (*TaskResult_Public) isTaskResult_Outcome() {}
+
 // TaskError is an error in the terms of package errs.
 type TaskError struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1777,7 +1977,7 @@ type TaskError struct {
 
 func (x *TaskError) Reset() {
 	*x = TaskError{}
-	mi := &file_infractl_v1_task_proto_msgTypes[17]
+	mi := &file_infractl_v1_task_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1789,7 +1989,7 @@ func (x *TaskError) String() string {
 func (*TaskError) ProtoMessage() {}
 
 func (x *TaskError) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_task_proto_msgTypes[17]
+	mi := &file_infractl_v1_task_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1802,7 +2002,7 @@ func (x *TaskError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskError.ProtoReflect.Descriptor instead.
 func (*TaskError) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_task_proto_rawDescGZIP(), []int{17}
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *TaskError) GetCode() string {
@@ -1845,7 +2045,7 @@ type PhaseResult struct {
 
 func (x *PhaseResult) Reset() {
 	*x = PhaseResult{}
-	mi := &file_infractl_v1_task_proto_msgTypes[18]
+	mi := &file_infractl_v1_task_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1857,7 +2057,7 @@ func (x *PhaseResult) String() string {
 func (*PhaseResult) ProtoMessage() {}
 
 func (x *PhaseResult) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_task_proto_msgTypes[18]
+	mi := &file_infractl_v1_task_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1870,7 +2070,7 @@ func (x *PhaseResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PhaseResult.ProtoReflect.Descriptor instead.
 func (*PhaseResult) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_task_proto_rawDescGZIP(), []int{18}
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PhaseResult) GetPhase() Phase {
@@ -1921,7 +2121,7 @@ type ApplyResult struct {
 
 func (x *ApplyResult) Reset() {
 	*x = ApplyResult{}
-	mi := &file_infractl_v1_task_proto_msgTypes[19]
+	mi := &file_infractl_v1_task_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1933,7 +2133,7 @@ func (x *ApplyResult) String() string {
 func (*ApplyResult) ProtoMessage() {}
 
 func (x *ApplyResult) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_task_proto_msgTypes[19]
+	mi := &file_infractl_v1_task_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1946,7 +2146,7 @@ func (x *ApplyResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResult.ProtoReflect.Descriptor instead.
 func (*ApplyResult) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_task_proto_rawDescGZIP(), []int{19}
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ApplyResult) GetPhases() []*PhaseResult {
@@ -1974,7 +2174,7 @@ type PlanResult struct {
 
 func (x *PlanResult) Reset() {
 	*x = PlanResult{}
-	mi := &file_infractl_v1_task_proto_msgTypes[20]
+	mi := &file_infractl_v1_task_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1986,7 +2186,7 @@ func (x *PlanResult) String() string {
 func (*PlanResult) ProtoMessage() {}
 
 func (x *PlanResult) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_task_proto_msgTypes[20]
+	mi := &file_infractl_v1_task_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1999,7 +2199,7 @@ func (x *PlanResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanResult.ProtoReflect.Descriptor instead.
 func (*PlanResult) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_task_proto_rawDescGZIP(), []int{20}
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PlanResult) GetChanges() []*Change {
@@ -2026,7 +2226,7 @@ type ProbeObservation struct {
 
 func (x *ProbeObservation) Reset() {
 	*x = ProbeObservation{}
-	mi := &file_infractl_v1_task_proto_msgTypes[21]
+	mi := &file_infractl_v1_task_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2038,7 +2238,7 @@ func (x *ProbeObservation) String() string {
 func (*ProbeObservation) ProtoMessage() {}
 
 func (x *ProbeObservation) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_task_proto_msgTypes[21]
+	mi := &file_infractl_v1_task_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2051,7 +2251,7 @@ func (x *ProbeObservation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeObservation.ProtoReflect.Descriptor instead.
 func (*ProbeObservation) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_task_proto_rawDescGZIP(), []int{21}
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ProbeObservation) GetId() string {
@@ -2093,7 +2293,7 @@ type ProbeResult struct {
 
 func (x *ProbeResult) Reset() {
 	*x = ProbeResult{}
-	mi := &file_infractl_v1_task_proto_msgTypes[22]
+	mi := &file_infractl_v1_task_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2105,7 +2305,7 @@ func (x *ProbeResult) String() string {
 func (*ProbeResult) ProtoMessage() {}
 
 func (x *ProbeResult) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_task_proto_msgTypes[22]
+	mi := &file_infractl_v1_task_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2118,7 +2318,7 @@ func (x *ProbeResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResult.ProtoReflect.Descriptor instead.
 func (*ProbeResult) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_task_proto_rawDescGZIP(), []int{22}
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ProbeResult) GetObservations() []*ProbeObservation {
@@ -2141,7 +2341,7 @@ type ListenResult struct {
 
 func (x *ListenResult) Reset() {
 	*x = ListenResult{}
-	mi := &file_infractl_v1_task_proto_msgTypes[23]
+	mi := &file_infractl_v1_task_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2153,7 +2353,7 @@ func (x *ListenResult) String() string {
 func (*ListenResult) ProtoMessage() {}
 
 func (x *ListenResult) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_task_proto_msgTypes[23]
+	mi := &file_infractl_v1_task_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2166,7 +2366,7 @@ func (x *ListenResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListenResult.ProtoReflect.Descriptor instead.
 func (*ListenResult) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_task_proto_rawDescGZIP(), []int{23}
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListenResult) GetTcpPorts() []uint32 {
@@ -2199,6 +2399,7 @@ type InstanceTask struct {
 	//	*InstanceTask_Purge
 	//	*InstanceTask_Template
 	//	*InstanceTask_Inventory
+	//	*InstanceTask_DropTemplate
 	Action        isInstanceTask_Action `protobuf_oneof:"action"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2206,7 +2407,7 @@ type InstanceTask struct {
 
 func (x *InstanceTask) Reset() {
 	*x = InstanceTask{}
-	mi := &file_infractl_v1_task_proto_msgTypes[24]
+	mi := &file_infractl_v1_task_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2218,7 +2419,7 @@ func (x *InstanceTask) String() string {
 func (*InstanceTask) ProtoMessage() {}
 
 func (x *InstanceTask) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_task_proto_msgTypes[24]
+	mi := &file_infractl_v1_task_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2231,7 +2432,7 @@ func (x *InstanceTask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceTask.ProtoReflect.Descriptor instead.
 func (*InstanceTask) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_task_proto_rawDescGZIP(), []int{24}
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *InstanceTask) GetInstance() *InstanceSpec {
@@ -2311,6 +2512,15 @@ func (x *InstanceTask) GetInventory() *InventoryInstances {
 	return nil
 }
 
+func (x *InstanceTask) GetDropTemplate() *DropTemplate {
+	if x != nil {
+		if x, ok := x.Action.(*InstanceTask_DropTemplate); ok {
+			return x.DropTemplate
+		}
+	}
+	return nil
+}
+
 type isInstanceTask_Action interface {
 	isInstanceTask_Action()
 }
@@ -2350,6 +2560,11 @@ type InstanceTask_Inventory struct {
 	Inventory *InventoryInstances `protobuf:"bytes,8,opt,name=inventory,proto3,oneof"`
 }
 
+type InstanceTask_DropTemplate struct {
+	// DropTemplate removes the warm templates of the instance's version.
+	DropTemplate *DropTemplate `protobuf:"bytes,9,opt,name=drop_template,json=dropTemplate,proto3,oneof"`
+}
+
 func (*InstanceTask_Install) isInstanceTask_Action() {}
 
 func (*InstanceTask_Probe) isInstanceTask_Action() {}
@@ -2363,6 +2578,8 @@ func (*InstanceTask_Purge) isInstanceTask_Action() {}
 func (*InstanceTask_Template) isInstanceTask_Action() {}
 
 func (*InstanceTask_Inventory) isInstanceTask_Action() {}
+
+func (*InstanceTask_DropTemplate) isInstanceTask_Action() {}
 
 // InstallInstance installs Dolibarr.
 type InstallInstance struct {
@@ -2381,7 +2598,7 @@ type InstallInstance struct {
 
 func (x *InstallInstance) Reset() {
 	*x = InstallInstance{}
-	mi := &file_infractl_v1_task_proto_msgTypes[25]
+	mi := &file_infractl_v1_task_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2393,7 +2610,7 @@ func (x *InstallInstance) String() string {
 func (*InstallInstance) ProtoMessage() {}
 
 func (x *InstallInstance) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_task_proto_msgTypes[25]
+	mi := &file_infractl_v1_task_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2406,7 +2623,7 @@ func (x *InstallInstance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstallInstance.ProtoReflect.Descriptor instead.
 func (*InstallInstance) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_task_proto_rawDescGZIP(), []int{25}
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *InstallInstance) GetFromTemplate() bool {
@@ -2446,7 +2663,7 @@ type ProbeInstance struct {
 
 func (x *ProbeInstance) Reset() {
 	*x = ProbeInstance{}
-	mi := &file_infractl_v1_task_proto_msgTypes[26]
+	mi := &file_infractl_v1_task_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2458,7 +2675,7 @@ func (x *ProbeInstance) String() string {
 func (*ProbeInstance) ProtoMessage() {}
 
 func (x *ProbeInstance) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_task_proto_msgTypes[26]
+	mi := &file_infractl_v1_task_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2471,7 +2688,7 @@ func (x *ProbeInstance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeInstance.ProtoReflect.Descriptor instead.
 func (*ProbeInstance) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_task_proto_rawDescGZIP(), []int{26}
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{27}
 }
 
 // PasswordInstance sets the administrator's password.
@@ -2483,7 +2700,7 @@ type PasswordInstance struct {
 
 func (x *PasswordInstance) Reset() {
 	*x = PasswordInstance{}
-	mi := &file_infractl_v1_task_proto_msgTypes[27]
+	mi := &file_infractl_v1_task_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2495,7 +2712,7 @@ func (x *PasswordInstance) String() string {
 func (*PasswordInstance) ProtoMessage() {}
 
 func (x *PasswordInstance) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_task_proto_msgTypes[27]
+	mi := &file_infractl_v1_task_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2508,7 +2725,7 @@ func (x *PasswordInstance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PasswordInstance.ProtoReflect.Descriptor instead.
 func (*PasswordInstance) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_task_proto_rawDescGZIP(), []int{27}
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{28}
 }
 
 // ModulesInstance turns modules on and off.
@@ -2524,7 +2741,7 @@ type ModulesInstance struct {
 
 func (x *ModulesInstance) Reset() {
 	*x = ModulesInstance{}
-	mi := &file_infractl_v1_task_proto_msgTypes[28]
+	mi := &file_infractl_v1_task_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2536,7 +2753,7 @@ func (x *ModulesInstance) String() string {
 func (*ModulesInstance) ProtoMessage() {}
 
 func (x *ModulesInstance) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_task_proto_msgTypes[28]
+	mi := &file_infractl_v1_task_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2549,7 +2766,7 @@ func (x *ModulesInstance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModulesInstance.ProtoReflect.Descriptor instead.
 func (*ModulesInstance) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_task_proto_rawDescGZIP(), []int{28}
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ModulesInstance) GetEnable() []string {
@@ -2575,7 +2792,7 @@ type PurgeInstance struct {
 
 func (x *PurgeInstance) Reset() {
 	*x = PurgeInstance{}
-	mi := &file_infractl_v1_task_proto_msgTypes[29]
+	mi := &file_infractl_v1_task_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2587,7 +2804,7 @@ func (x *PurgeInstance) String() string {
 func (*PurgeInstance) ProtoMessage() {}
 
 func (x *PurgeInstance) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_task_proto_msgTypes[29]
+	mi := &file_infractl_v1_task_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2600,7 +2817,7 @@ func (x *PurgeInstance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PurgeInstance.ProtoReflect.Descriptor instead.
 func (*PurgeInstance) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_task_proto_rawDescGZIP(), []int{29}
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{30}
 }
 
 // TemplateInstance makes the warm template of the instance's version and images.
@@ -2612,7 +2829,7 @@ type TemplateInstance struct {
 
 func (x *TemplateInstance) Reset() {
 	*x = TemplateInstance{}
-	mi := &file_infractl_v1_task_proto_msgTypes[30]
+	mi := &file_infractl_v1_task_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2624,7 +2841,7 @@ func (x *TemplateInstance) String() string {
 func (*TemplateInstance) ProtoMessage() {}
 
 func (x *TemplateInstance) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_task_proto_msgTypes[30]
+	mi := &file_infractl_v1_task_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2637,7 +2854,7 @@ func (x *TemplateInstance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TemplateInstance.ProtoReflect.Descriptor instead.
 func (*TemplateInstance) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_task_proto_rawDescGZIP(), []int{30}
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{31}
 }
 
 // InventoryInstances lists what is there.
@@ -2649,7 +2866,7 @@ type InventoryInstances struct {
 
 func (x *InventoryInstances) Reset() {
 	*x = InventoryInstances{}
-	mi := &file_infractl_v1_task_proto_msgTypes[31]
+	mi := &file_infractl_v1_task_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2661,7 +2878,7 @@ func (x *InventoryInstances) String() string {
 func (*InventoryInstances) ProtoMessage() {}
 
 func (x *InventoryInstances) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_task_proto_msgTypes[31]
+	mi := &file_infractl_v1_task_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2674,7 +2891,44 @@ func (x *InventoryInstances) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InventoryInstances.ProtoReflect.Descriptor instead.
 func (*InventoryInstances) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_task_proto_rawDescGZIP(), []int{31}
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{32}
+}
+
+// DropTemplate removes the warm templates of a version.
+type DropTemplate struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DropTemplate) Reset() {
+	*x = DropTemplate{}
+	mi := &file_infractl_v1_task_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DropTemplate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DropTemplate) ProtoMessage() {}
+
+func (x *DropTemplate) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_task_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DropTemplate.ProtoReflect.Descriptor instead.
+func (*DropTemplate) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{33}
 }
 
 // InstanceResult is what came of an InstanceTask.
@@ -2698,7 +2952,7 @@ type InstanceResult struct {
 
 func (x *InstanceResult) Reset() {
 	*x = InstanceResult{}
-	mi := &file_infractl_v1_task_proto_msgTypes[32]
+	mi := &file_infractl_v1_task_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2710,7 +2964,7 @@ func (x *InstanceResult) String() string {
 func (*InstanceResult) ProtoMessage() {}
 
 func (x *InstanceResult) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_task_proto_msgTypes[32]
+	mi := &file_infractl_v1_task_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2723,7 +2977,7 @@ func (x *InstanceResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceResult.ProtoReflect.Descriptor instead.
 func (*InstanceResult) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_task_proto_rawDescGZIP(), []int{32}
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *InstanceResult) GetVersion() string {
@@ -2781,7 +3035,7 @@ type InstanceStep struct {
 
 func (x *InstanceStep) Reset() {
 	*x = InstanceStep{}
-	mi := &file_infractl_v1_task_proto_msgTypes[33]
+	mi := &file_infractl_v1_task_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2793,7 +3047,7 @@ func (x *InstanceStep) String() string {
 func (*InstanceStep) ProtoMessage() {}
 
 func (x *InstanceStep) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_task_proto_msgTypes[33]
+	mi := &file_infractl_v1_task_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2806,7 +3060,7 @@ func (x *InstanceStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceStep.ProtoReflect.Descriptor instead.
 func (*InstanceStep) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_task_proto_rawDescGZIP(), []int{33}
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *InstanceStep) GetName() string {
@@ -2826,7 +3080,7 @@ func (x *InstanceStep) GetTook() *durationpb.Duration {
 // FoundInstance is something of an instance on a host.
 type FoundInstance struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Kind is container, volume, network, folder or front.
+	// Kind is container, volume, network, folder, front or template.
 	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
 	// Name is its name.
 	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
@@ -2846,7 +3100,7 @@ type FoundInstance struct {
 
 func (x *FoundInstance) Reset() {
 	*x = FoundInstance{}
-	mi := &file_infractl_v1_task_proto_msgTypes[34]
+	mi := &file_infractl_v1_task_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2858,7 +3112,7 @@ func (x *FoundInstance) String() string {
 func (*FoundInstance) ProtoMessage() {}
 
 func (x *FoundInstance) ProtoReflect() protoreflect.Message {
-	mi := &file_infractl_v1_task_proto_msgTypes[34]
+	mi := &file_infractl_v1_task_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2871,7 +3125,7 @@ func (x *FoundInstance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FoundInstance.ProtoReflect.Descriptor instead.
 func (*FoundInstance) Descriptor() ([]byte, []int) {
-	return file_infractl_v1_task_proto_rawDescGZIP(), []int{34}
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *FoundInstance) GetKind() string {
@@ -2923,11 +3177,431 @@ func (x *FoundInstance) GetDetails() map[string]string {
 	return nil
 }
 
+// PublicTask asks for names as the world does: the reverse proxy of this host at its own address, and name servers. It changes nothing.
+type PublicTask struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names are asked for at the proxy; 500 at most.
+	Names []*PublicName `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"`
+	// Questions are asked of name servers; 500 at most.
+	Questions []*PublicQuestion `protobuf:"bytes,2,rep,name=questions,proto3" json:"questions,omitempty"`
+	// Wait bounds how long what is not right is asked for again; 2 min at most. Without it everything is asked for once.
+	Wait          *durationpb.Duration `protobuf:"bytes,3,opt,name=wait,proto3" json:"wait,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublicTask) Reset() {
+	*x = PublicTask{}
+	mi := &file_infractl_v1_task_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublicTask) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublicTask) ProtoMessage() {}
+
+func (x *PublicTask) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_task_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublicTask.ProtoReflect.Descriptor instead.
+func (*PublicTask) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *PublicTask) GetNames() []*PublicName {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+func (x *PublicTask) GetQuestions() []*PublicQuestion {
+	if x != nil {
+		return x.Questions
+	}
+	return nil
+}
+
+func (x *PublicTask) GetWait() *durationpb.Duration {
+	if x != nil {
+		return x.Wait
+	}
+	return nil
+}
+
+// PublicName is a name of the proxy's.
+type PublicName struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name is the name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Version is the version of Dolibarr that its login page must show; empty means that no page is asked for.
+	Version string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	// Foreign says that somebody else points the name to the site, or does not: it is waited for a few seconds only.
+	Foreign       bool `protobuf:"varint,3,opt,name=foreign,proto3" json:"foreign,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublicName) Reset() {
+	*x = PublicName{}
+	mi := &file_infractl_v1_task_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublicName) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublicName) ProtoMessage() {}
+
+func (x *PublicName) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_task_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublicName.ProtoReflect.Descriptor instead.
+func (*PublicName) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *PublicName) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PublicName) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *PublicName) GetForeign() bool {
+	if x != nil {
+		return x.Foreign
+	}
+	return false
+}
+
+// PublicQuestion is what a name server must answer.
+type PublicQuestion struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Server is its address.
+	Server string `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"`
+	// Name is the name that is asked for.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Type is A, AAAA or CNAME.
+	Type string `protobuf:"bytes,3,opt,name=type,proto3" json:"type,omitempty"`
+	// Values are the wanted data, sorted.
+	Values        []string `protobuf:"bytes,4,rep,name=values,proto3" json:"values,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublicQuestion) Reset() {
+	*x = PublicQuestion{}
+	mi := &file_infractl_v1_task_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublicQuestion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublicQuestion) ProtoMessage() {}
+
+func (x *PublicQuestion) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_task_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublicQuestion.ProtoReflect.Descriptor instead.
+func (*PublicQuestion) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *PublicQuestion) GetServer() string {
+	if x != nil {
+		return x.Server
+	}
+	return ""
+}
+
+func (x *PublicQuestion) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PublicQuestion) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *PublicQuestion) GetValues() []string {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
+// PublicSight is how one name is served.
+type PublicSight struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name is the name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// State is how it is served.
+	State PublicState `protobuf:"varint,2,opt,name=state,proto3,enum=infractl.v1.PublicState" json:"state,omitempty"`
+	// Message says what is wrong, or worth knowing.
+	Message string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	// Hint says where to look.
+	Hint string `protobuf:"bytes,4,opt,name=hint,proto3" json:"hint,omitempty"`
+	// Ends is until when its certificate is valid; unset without one.
+	Ends *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=ends,proto3" json:"ends,omitempty"`
+	// Issuer is who signed it.
+	Issuer string `protobuf:"bytes,6,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	// Due is when the turn of a queued one comes, if nothing changes.
+	Due *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=due,proto3" json:"due,omitempty"`
+	// Version is what the login page shows.
+	Version       string `protobuf:"bytes,8,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublicSight) Reset() {
+	*x = PublicSight{}
+	mi := &file_infractl_v1_task_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublicSight) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublicSight) ProtoMessage() {}
+
+func (x *PublicSight) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_task_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublicSight.ProtoReflect.Descriptor instead.
+func (*PublicSight) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *PublicSight) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PublicSight) GetState() PublicState {
+	if x != nil {
+		return x.State
+	}
+	return PublicState_PUBLIC_STATE_UNSPECIFIED
+}
+
+func (x *PublicSight) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *PublicSight) GetHint() string {
+	if x != nil {
+		return x.Hint
+	}
+	return ""
+}
+
+func (x *PublicSight) GetEnds() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Ends
+	}
+	return nil
+}
+
+func (x *PublicSight) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *PublicSight) GetDue() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Due
+	}
+	return nil
+}
+
+func (x *PublicSight) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+// PublicAnswer is what a name server said.
+type PublicAnswer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Question is what was asked.
+	Question *PublicQuestion `protobuf:"bytes,1,opt,name=question,proto3" json:"question,omitempty"`
+	// Problem says what is wrong with the answer; empty when it is right.
+	Problem       string `protobuf:"bytes,2,opt,name=problem,proto3" json:"problem,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublicAnswer) Reset() {
+	*x = PublicAnswer{}
+	mi := &file_infractl_v1_task_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublicAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublicAnswer) ProtoMessage() {}
+
+func (x *PublicAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_task_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublicAnswer.ProtoReflect.Descriptor instead.
+func (*PublicAnswer) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *PublicAnswer) GetQuestion() *PublicQuestion {
+	if x != nil {
+		return x.Question
+	}
+	return nil
+}
+
+func (x *PublicAnswer) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+// PublicResult is what was seen, in the order of the task.
+type PublicResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names are the names.
+	Names []*PublicSight `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"`
+	// Answers are those of the name servers.
+	Answers       []*PublicAnswer `protobuf:"bytes,2,rep,name=answers,proto3" json:"answers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublicResult) Reset() {
+	*x = PublicResult{}
+	mi := &file_infractl_v1_task_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublicResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublicResult) ProtoMessage() {}
+
+func (x *PublicResult) ProtoReflect() protoreflect.Message {
+	mi := &file_infractl_v1_task_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublicResult.ProtoReflect.Descriptor instead.
+func (*PublicResult) Descriptor() ([]byte, []int) {
+	return file_infractl_v1_task_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *PublicResult) GetNames() []*PublicSight {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+func (x *PublicResult) GetAnswers() []*PublicAnswer {
+	if x != nil {
+		return x.Answers
+	}
+	return nil
+}
+
 var File_infractl_v1_task_proto protoreflect.FileDescriptor
 
 const file_infractl_v1_task_proto_rawDesc = "" +
 	"\n" +
-	"\x16infractl/v1/task.proto\x12\vinfractl.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19infractl/v1/console.proto\x1a\x1ainfractl/v1/hostspec.proto\x1a\x18infractl/v1/report.proto\"\xe9\x03\n" +
+	"\x16infractl/v1/task.proto\x12\vinfractl.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19infractl/v1/console.proto\x1a\x1ainfractl/v1/hostspec.proto\x1a\x18infractl/v1/report.proto\"\x9c\x04\n" +
 	"\x04Task\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x127\n" +
 	"\tnot_after\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\x12.\n" +
@@ -2939,7 +3613,8 @@ const file_infractl_v1_task_proto_rawDesc = "" +
 	"\arestart\x18\b \x01(\v2\x18.infractl.v1.RestartTaskH\x00R\arestart\x12.\n" +
 	"\x05usage\x18\t \x01(\v2\x16.infractl.v1.UsageTaskH\x00R\x05usage\x127\n" +
 	"\binstance\x18\n" +
-	" \x01(\v2\x19.infractl.v1.InstanceTaskH\x00R\binstanceB\x06\n" +
+	" \x01(\v2\x19.infractl.v1.InstanceTaskH\x00R\binstance\x121\n" +
+	"\x06public\x18\v \x01(\v2\x17.infractl.v1.PublicTaskH\x00R\x06publicB\x06\n" +
 	"\x04work\"\x8f\x01\n" +
 	"\n" +
 	"AttachTask\x12\x1b\n" +
@@ -2956,12 +3631,22 @@ const file_infractl_v1_task_proto_rawDesc = "" +
 	"containers\x18\x01 \x03(\tR\n" +
 	"containers\":\n" +
 	"\tUsageTask\x12-\n" +
-	"\x04over\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x04over\"i\n" +
+	"\x04over\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x04over\"\x8f\x02\n" +
 	"\vUsageResult\x12&\n" +
 	"\x04host\x18\x01 \x01(\v2\x12.infractl.v1.UsageR\x04host\x122\n" +
 	"\n" +
 	"containers\x18\x02 \x03(\v2\x12.infractl.v1.UsageR\n" +
-	"containers\"\xfb\x02\n" +
+	"containers\x127\n" +
+	"\tinstances\x18\x03 \x03(\v2\x19.infractl.v1.InstanceDiskR\tinstances\x120\n" +
+	"\x14instance_space_bytes\x18\x04 \x01(\x04R\x12instanceSpaceBytes\x129\n" +
+	"\x19instance_space_free_bytes\x18\x05 \x01(\x04R\x16instanceSpaceFreeBytes\"\xa1\x01\n" +
+	"\fInstanceDisk\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12\x1f\n" +
+	"\vlimit_bytes\x18\x03 \x01(\x04R\n" +
+	"limitBytes\x12\x12\n" +
+	"\x04full\x18\x04 \x01(\bR\x04full\x126\n" +
+	"\bmeasured\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\bmeasured\"\xfb\x02\n" +
 	"\x05Usage\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03cpu\x18\x02 \x01(\x01R\x03cpu\x12\x12\n" +
@@ -3013,7 +3698,7 @@ const file_infractl_v1_task_proto_rawDesc = "" +
 	"\fTaskProgress\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12(\n" +
 	"\x05phase\x18\x02 \x01(\x0e2\x12.infractl.v1.PhaseR\x05phase\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage\"\x80\x04\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\"\xb5\x04\n" +
 	"\n" +
 	"TaskResult\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12,\n" +
@@ -3026,7 +3711,8 @@ const file_infractl_v1_task_proto_rawDesc = "" +
 	"\arestart\x18\b \x01(\v2\x1a.infractl.v1.RestartResultH\x00R\arestart\x120\n" +
 	"\x05usage\x18\t \x01(\v2\x18.infractl.v1.UsageResultH\x00R\x05usage\x129\n" +
 	"\binstance\x18\n" +
-	" \x01(\v2\x1b.infractl.v1.InstanceResultH\x00R\binstanceB\t\n" +
+	" \x01(\v2\x1b.infractl.v1.InstanceResultH\x00R\binstance\x123\n" +
+	"\x06public\x18\v \x01(\v2\x19.infractl.v1.PublicResultH\x00R\x06publicB\t\n" +
 	"\aoutcome\"M\n" +
 	"\tTaskError\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
@@ -3053,7 +3739,7 @@ const file_infractl_v1_task_proto_rawDesc = "" +
 	"\fobservations\x18\x01 \x03(\v2\x1d.infractl.v1.ProbeObservationR\fobservations\"H\n" +
 	"\fListenResult\x12\x1b\n" +
 	"\ttcp_ports\x18\x01 \x03(\rR\btcpPorts\x12\x1b\n" +
-	"\tudp_ports\x18\x02 \x03(\rR\budpPorts\"\xe6\x03\n" +
+	"\tudp_ports\x18\x02 \x03(\rR\budpPorts\"\xa8\x04\n" +
 	"\fInstanceTask\x125\n" +
 	"\binstance\x18\x01 \x01(\v2\x19.infractl.v1.InstanceSpecR\binstance\x128\n" +
 	"\ainstall\x18\x02 \x01(\v2\x1c.infractl.v1.InstallInstanceH\x00R\ainstall\x122\n" +
@@ -3062,7 +3748,8 @@ const file_infractl_v1_task_proto_rawDesc = "" +
 	"\amodules\x18\x05 \x01(\v2\x1c.infractl.v1.ModulesInstanceH\x00R\amodules\x122\n" +
 	"\x05purge\x18\x06 \x01(\v2\x1a.infractl.v1.PurgeInstanceH\x00R\x05purge\x12;\n" +
 	"\btemplate\x18\a \x01(\v2\x1d.infractl.v1.TemplateInstanceH\x00R\btemplate\x12?\n" +
-	"\tinventory\x18\b \x01(\v2\x1f.infractl.v1.InventoryInstancesH\x00R\tinventoryB\b\n" +
+	"\tinventory\x18\b \x01(\v2\x1f.infractl.v1.InventoryInstancesH\x00R\tinventory\x12@\n" +
+	"\rdrop_template\x18\t \x01(\v2\x19.infractl.v1.DropTemplateH\x00R\fdropTemplateB\b\n" +
 	"\x06action\"\x84\x01\n" +
 	"\x0fInstallInstance\x12#\n" +
 	"\rfrom_template\x18\x01 \x01(\bR\ffromTemplate\x12\x18\n" +
@@ -3076,7 +3763,8 @@ const file_infractl_v1_task_proto_rawDesc = "" +
 	"\adisable\x18\x02 \x03(\tR\adisable\"\x0f\n" +
 	"\rPurgeInstance\"\x12\n" +
 	"\x10TemplateInstance\"\x14\n" +
-	"\x12InventoryInstances\"\xe6\x01\n" +
+	"\x12InventoryInstances\"\x0e\n" +
+	"\fDropTemplate\"\xe6\x01\n" +
 	"\x0eInstanceResult\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12/\n" +
 	"\x05steps\x18\x02 \x03(\v2\x19.infractl.v1.InstanceStepR\x05steps\x12\x18\n" +
@@ -3097,7 +3785,37 @@ const file_infractl_v1_task_proto_rawDesc = "" +
 	"\adetails\x18\a \x03(\v2'.infractl.v1.FoundInstance.DetailsEntryR\adetails\x1a:\n" +
 	"\fDetailsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*=\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa5\x01\n" +
+	"\n" +
+	"PublicTask\x12-\n" +
+	"\x05names\x18\x01 \x03(\v2\x17.infractl.v1.PublicNameR\x05names\x129\n" +
+	"\tquestions\x18\x02 \x03(\v2\x1b.infractl.v1.PublicQuestionR\tquestions\x12-\n" +
+	"\x04wait\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x04wait\"T\n" +
+	"\n" +
+	"PublicName\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12\x18\n" +
+	"\aforeign\x18\x03 \x01(\bR\aforeign\"h\n" +
+	"\x0ePublicQuestion\x12\x16\n" +
+	"\x06server\x18\x01 \x01(\tR\x06server\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04type\x18\x03 \x01(\tR\x04type\x12\x16\n" +
+	"\x06values\x18\x04 \x03(\tR\x06values\"\x8f\x02\n" +
+	"\vPublicSight\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12.\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x18.infractl.v1.PublicStateR\x05state\x12\x18\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\x12\x12\n" +
+	"\x04hint\x18\x04 \x01(\tR\x04hint\x12.\n" +
+	"\x04ends\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x04ends\x12\x16\n" +
+	"\x06issuer\x18\x06 \x01(\tR\x06issuer\x12,\n" +
+	"\x03due\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x03due\x12\x18\n" +
+	"\aversion\x18\b \x01(\tR\aversion\"a\n" +
+	"\fPublicAnswer\x127\n" +
+	"\bquestion\x18\x01 \x01(\v2\x1b.infractl.v1.PublicQuestionR\bquestion\x12\x18\n" +
+	"\aproblem\x18\x02 \x01(\tR\aproblem\"s\n" +
+	"\fPublicResult\x12.\n" +
+	"\x05names\x18\x01 \x03(\v2\x18.infractl.v1.PublicSightR\x05names\x123\n" +
+	"\aanswers\x18\x02 \x03(\v2\x19.infractl.v1.PublicAnswerR\aanswers*=\n" +
 	"\x04Pass\x12\x14\n" +
 	"\x10PASS_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
@@ -3130,7 +3848,12 @@ const file_infractl_v1_task_proto_rawDesc = "" +
 	"\x12PROBE_OUTCOME_OPEN\x10\x01\x12\x19\n" +
 	"\x15PROBE_OUTCOME_REFUSED\x10\x02\x12\x19\n" +
 	"\x15PROBE_OUTCOME_DROPPED\x10\x03\x12\x1a\n" +
-	"\x16PROBE_OUTCOME_REJECTED\x10\x04B;Z9github.com/infractl/infractl/proto/infractl/v1;infractlv1b\x06proto3"
+	"\x16PROBE_OUTCOME_REJECTED\x10\x04*u\n" +
+	"\vPublicState\x12\x1c\n" +
+	"\x18PUBLIC_STATE_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13PUBLIC_STATE_SERVED\x10\x01\x12\x17\n" +
+	"\x13PUBLIC_STATE_QUEUED\x10\x02\x12\x16\n" +
+	"\x12PUBLIC_STATE_WRONG\x10\x03B;Z9github.com/infractl/infractl/proto/infractl/v1;infractlv1b\x06proto3"
 
 var (
 	file_infractl_v1_task_proto_rawDescOnce sync.Once
@@ -3144,117 +3867,140 @@ func file_infractl_v1_task_proto_rawDescGZIP() []byte {
 	return file_infractl_v1_task_proto_rawDescData
 }
 
-var file_infractl_v1_task_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_infractl_v1_task_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_infractl_v1_task_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
+var file_infractl_v1_task_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_infractl_v1_task_proto_goTypes = []any{
 	(Pass)(0),                     // 0: infractl.v1.Pass
 	(ProbeKind)(0),                // 1: infractl.v1.ProbeKind
 	(Phase)(0),                    // 2: infractl.v1.Phase
 	(PhaseOutcome)(0),             // 3: infractl.v1.PhaseOutcome
 	(ProbeOutcome)(0),             // 4: infractl.v1.ProbeOutcome
-	(*Task)(nil),                  // 5: infractl.v1.Task
-	(*AttachTask)(nil),            // 6: infractl.v1.AttachTask
-	(*AttachResult)(nil),          // 7: infractl.v1.AttachResult
-	(*RestartTask)(nil),           // 8: infractl.v1.RestartTask
-	(*RestartResult)(nil),         // 9: infractl.v1.RestartResult
-	(*UsageTask)(nil),             // 10: infractl.v1.UsageTask
-	(*UsageResult)(nil),           // 11: infractl.v1.UsageResult
-	(*Usage)(nil),                 // 12: infractl.v1.Usage
-	(*ApplyTask)(nil),             // 13: infractl.v1.ApplyTask
-	(*PlanTask)(nil),              // 14: infractl.v1.PlanTask
-	(*ProbeTask)(nil),             // 15: infractl.v1.ProbeTask
-	(*Probe)(nil),                 // 16: infractl.v1.Probe
-	(*ListenTask)(nil),            // 17: infractl.v1.ListenTask
-	(*TaskAccepted)(nil),          // 18: infractl.v1.TaskAccepted
-	(*TaskAcknowledge)(nil),       // 19: infractl.v1.TaskAcknowledge
-	(*TaskProgress)(nil),          // 20: infractl.v1.TaskProgress
-	(*TaskResult)(nil),            // 21: infractl.v1.TaskResult
-	(*TaskError)(nil),             // 22: infractl.v1.TaskError
-	(*PhaseResult)(nil),           // 23: infractl.v1.PhaseResult
-	(*ApplyResult)(nil),           // 24: infractl.v1.ApplyResult
-	(*PlanResult)(nil),            // 25: infractl.v1.PlanResult
-	(*ProbeObservation)(nil),      // 26: infractl.v1.ProbeObservation
-	(*ProbeResult)(nil),           // 27: infractl.v1.ProbeResult
-	(*ListenResult)(nil),          // 28: infractl.v1.ListenResult
-	(*InstanceTask)(nil),          // 29: infractl.v1.InstanceTask
-	(*InstallInstance)(nil),       // 30: infractl.v1.InstallInstance
-	(*ProbeInstance)(nil),         // 31: infractl.v1.ProbeInstance
-	(*PasswordInstance)(nil),      // 32: infractl.v1.PasswordInstance
-	(*ModulesInstance)(nil),       // 33: infractl.v1.ModulesInstance
-	(*PurgeInstance)(nil),         // 34: infractl.v1.PurgeInstance
-	(*TemplateInstance)(nil),      // 35: infractl.v1.TemplateInstance
-	(*InventoryInstances)(nil),    // 36: infractl.v1.InventoryInstances
-	(*InstanceResult)(nil),        // 37: infractl.v1.InstanceResult
-	(*InstanceStep)(nil),          // 38: infractl.v1.InstanceStep
-	(*FoundInstance)(nil),         // 39: infractl.v1.FoundInstance
-	nil,                           // 40: infractl.v1.FoundInstance.DetailsEntry
-	(*timestamppb.Timestamp)(nil), // 41: google.protobuf.Timestamp
-	(*LogSource)(nil),             // 42: infractl.v1.LogSource
-	(*ExecCommand)(nil),           // 43: infractl.v1.ExecCommand
-	(*durationpb.Duration)(nil),   // 44: google.protobuf.Duration
-	(*Change)(nil),                // 45: infractl.v1.Change
-	(*HostState)(nil),             // 46: infractl.v1.HostState
-	(*InstanceSpec)(nil),          // 47: infractl.v1.InstanceSpec
+	(PublicState)(0),              // 5: infractl.v1.PublicState
+	(*Task)(nil),                  // 6: infractl.v1.Task
+	(*AttachTask)(nil),            // 7: infractl.v1.AttachTask
+	(*AttachResult)(nil),          // 8: infractl.v1.AttachResult
+	(*RestartTask)(nil),           // 9: infractl.v1.RestartTask
+	(*RestartResult)(nil),         // 10: infractl.v1.RestartResult
+	(*UsageTask)(nil),             // 11: infractl.v1.UsageTask
+	(*UsageResult)(nil),           // 12: infractl.v1.UsageResult
+	(*InstanceDisk)(nil),          // 13: infractl.v1.InstanceDisk
+	(*Usage)(nil),                 // 14: infractl.v1.Usage
+	(*ApplyTask)(nil),             // 15: infractl.v1.ApplyTask
+	(*PlanTask)(nil),              // 16: infractl.v1.PlanTask
+	(*ProbeTask)(nil),             // 17: infractl.v1.ProbeTask
+	(*Probe)(nil),                 // 18: infractl.v1.Probe
+	(*ListenTask)(nil),            // 19: infractl.v1.ListenTask
+	(*TaskAccepted)(nil),          // 20: infractl.v1.TaskAccepted
+	(*TaskAcknowledge)(nil),       // 21: infractl.v1.TaskAcknowledge
+	(*TaskProgress)(nil),          // 22: infractl.v1.TaskProgress
+	(*TaskResult)(nil),            // 23: infractl.v1.TaskResult
+	(*TaskError)(nil),             // 24: infractl.v1.TaskError
+	(*PhaseResult)(nil),           // 25: infractl.v1.PhaseResult
+	(*ApplyResult)(nil),           // 26: infractl.v1.ApplyResult
+	(*PlanResult)(nil),            // 27: infractl.v1.PlanResult
+	(*ProbeObservation)(nil),      // 28: infractl.v1.ProbeObservation
+	(*ProbeResult)(nil),           // 29: infractl.v1.ProbeResult
+	(*ListenResult)(nil),          // 30: infractl.v1.ListenResult
+	(*InstanceTask)(nil),          // 31: infractl.v1.InstanceTask
+	(*InstallInstance)(nil),       // 32: infractl.v1.InstallInstance
+	(*ProbeInstance)(nil),         // 33: infractl.v1.ProbeInstance
+	(*PasswordInstance)(nil),      // 34: infractl.v1.PasswordInstance
+	(*ModulesInstance)(nil),       // 35: infractl.v1.ModulesInstance
+	(*PurgeInstance)(nil),         // 36: infractl.v1.PurgeInstance
+	(*TemplateInstance)(nil),      // 37: infractl.v1.TemplateInstance
+	(*InventoryInstances)(nil),    // 38: infractl.v1.InventoryInstances
+	(*DropTemplate)(nil),          // 39: infractl.v1.DropTemplate
+	(*InstanceResult)(nil),        // 40: infractl.v1.InstanceResult
+	(*InstanceStep)(nil),          // 41: infractl.v1.InstanceStep
+	(*FoundInstance)(nil),         // 42: infractl.v1.FoundInstance
+	(*PublicTask)(nil),            // 43: infractl.v1.PublicTask
+	(*PublicName)(nil),            // 44: infractl.v1.PublicName
+	(*PublicQuestion)(nil),        // 45: infractl.v1.PublicQuestion
+	(*PublicSight)(nil),           // 46: infractl.v1.PublicSight
+	(*PublicAnswer)(nil),          // 47: infractl.v1.PublicAnswer
+	(*PublicResult)(nil),          // 48: infractl.v1.PublicResult
+	nil,                           // 49: infractl.v1.FoundInstance.DetailsEntry
+	(*timestamppb.Timestamp)(nil), // 50: google.protobuf.Timestamp
+	(*LogSource)(nil),             // 51: infractl.v1.LogSource
+	(*ExecCommand)(nil),           // 52: infractl.v1.ExecCommand
+	(*durationpb.Duration)(nil),   // 53: google.protobuf.Duration
+	(*Change)(nil),                // 54: infractl.v1.Change
+	(*HostState)(nil),             // 55: infractl.v1.HostState
+	(*InstanceSpec)(nil),          // 56: infractl.v1.InstanceSpec
 }
 var file_infractl_v1_task_proto_depIdxs = []int32{
-	41, // 0: infractl.v1.Task.not_after:type_name -> google.protobuf.Timestamp
-	13, // 1: infractl.v1.Task.apply:type_name -> infractl.v1.ApplyTask
-	14, // 2: infractl.v1.Task.plan:type_name -> infractl.v1.PlanTask
-	15, // 3: infractl.v1.Task.probe:type_name -> infractl.v1.ProbeTask
-	17, // 4: infractl.v1.Task.listen:type_name -> infractl.v1.ListenTask
-	6,  // 5: infractl.v1.Task.attach:type_name -> infractl.v1.AttachTask
-	8,  // 6: infractl.v1.Task.restart:type_name -> infractl.v1.RestartTask
-	10, // 7: infractl.v1.Task.usage:type_name -> infractl.v1.UsageTask
-	29, // 8: infractl.v1.Task.instance:type_name -> infractl.v1.InstanceTask
-	42, // 9: infractl.v1.AttachTask.logs:type_name -> infractl.v1.LogSource
-	43, // 10: infractl.v1.AttachTask.exec:type_name -> infractl.v1.ExecCommand
-	44, // 11: infractl.v1.UsageTask.over:type_name -> google.protobuf.Duration
-	12, // 12: infractl.v1.UsageResult.host:type_name -> infractl.v1.Usage
-	12, // 13: infractl.v1.UsageResult.containers:type_name -> infractl.v1.Usage
-	0,  // 14: infractl.v1.ApplyTask.pass:type_name -> infractl.v1.Pass
-	44, // 15: infractl.v1.ApplyTask.window:type_name -> google.protobuf.Duration
-	16, // 16: infractl.v1.ProbeTask.probes:type_name -> infractl.v1.Probe
-	1,  // 17: infractl.v1.Probe.kind:type_name -> infractl.v1.ProbeKind
-	44, // 18: infractl.v1.Probe.timeout:type_name -> google.protobuf.Duration
-	44, // 19: infractl.v1.ListenTask.duration:type_name -> google.protobuf.Duration
-	2,  // 20: infractl.v1.TaskProgress.phase:type_name -> infractl.v1.Phase
-	22, // 21: infractl.v1.TaskResult.error:type_name -> infractl.v1.TaskError
-	24, // 22: infractl.v1.TaskResult.apply:type_name -> infractl.v1.ApplyResult
-	25, // 23: infractl.v1.TaskResult.plan:type_name -> infractl.v1.PlanResult
-	27, // 24: infractl.v1.TaskResult.probe:type_name -> infractl.v1.ProbeResult
-	28, // 25: infractl.v1.TaskResult.listen:type_name -> infractl.v1.ListenResult
-	7,  // 26: infractl.v1.TaskResult.attach:type_name -> infractl.v1.AttachResult
-	9,  // 27: infractl.v1.TaskResult.restart:type_name -> infractl.v1.RestartResult
-	11, // 28: infractl.v1.TaskResult.usage:type_name -> infractl.v1.UsageResult
-	37, // 29: infractl.v1.TaskResult.instance:type_name -> infractl.v1.InstanceResult
-	2,  // 30: infractl.v1.PhaseResult.phase:type_name -> infractl.v1.Phase
-	3,  // 31: infractl.v1.PhaseResult.outcome:type_name -> infractl.v1.PhaseOutcome
-	45, // 32: infractl.v1.PhaseResult.changes:type_name -> infractl.v1.Change
-	22, // 33: infractl.v1.PhaseResult.error:type_name -> infractl.v1.TaskError
-	44, // 34: infractl.v1.PhaseResult.duration:type_name -> google.protobuf.Duration
-	23, // 35: infractl.v1.ApplyResult.phases:type_name -> infractl.v1.PhaseResult
-	46, // 36: infractl.v1.ApplyResult.state:type_name -> infractl.v1.HostState
-	45, // 37: infractl.v1.PlanResult.changes:type_name -> infractl.v1.Change
-	4,  // 38: infractl.v1.ProbeObservation.outcome:type_name -> infractl.v1.ProbeOutcome
-	44, // 39: infractl.v1.ProbeObservation.latency:type_name -> google.protobuf.Duration
-	26, // 40: infractl.v1.ProbeResult.observations:type_name -> infractl.v1.ProbeObservation
-	47, // 41: infractl.v1.InstanceTask.instance:type_name -> infractl.v1.InstanceSpec
-	30, // 42: infractl.v1.InstanceTask.install:type_name -> infractl.v1.InstallInstance
-	31, // 43: infractl.v1.InstanceTask.probe:type_name -> infractl.v1.ProbeInstance
-	32, // 44: infractl.v1.InstanceTask.password:type_name -> infractl.v1.PasswordInstance
-	33, // 45: infractl.v1.InstanceTask.modules:type_name -> infractl.v1.ModulesInstance
-	34, // 46: infractl.v1.InstanceTask.purge:type_name -> infractl.v1.PurgeInstance
-	35, // 47: infractl.v1.InstanceTask.template:type_name -> infractl.v1.TemplateInstance
-	36, // 48: infractl.v1.InstanceTask.inventory:type_name -> infractl.v1.InventoryInstances
-	38, // 49: infractl.v1.InstanceResult.steps:type_name -> infractl.v1.InstanceStep
-	39, // 50: infractl.v1.InstanceResult.found:type_name -> infractl.v1.FoundInstance
-	44, // 51: infractl.v1.InstanceStep.took:type_name -> google.protobuf.Duration
-	40, // 52: infractl.v1.FoundInstance.details:type_name -> infractl.v1.FoundInstance.DetailsEntry
-	53, // [53:53] is the sub-list for method output_type
-	53, // [53:53] is the sub-list for method input_type
-	53, // [53:53] is the sub-list for extension type_name
-	53, // [53:53] is the sub-list for extension extendee
-	0,  // [0:53] is the sub-list for field type_name
+	50, // 0: infractl.v1.Task.not_after:type_name -> google.protobuf.Timestamp
+	15, // 1: infractl.v1.Task.apply:type_name -> infractl.v1.ApplyTask
+	16, // 2: infractl.v1.Task.plan:type_name -> infractl.v1.PlanTask
+	17, // 3: infractl.v1.Task.probe:type_name -> infractl.v1.ProbeTask
+	19, // 4: infractl.v1.Task.listen:type_name -> infractl.v1.ListenTask
+	7,  // 5: infractl.v1.Task.attach:type_name -> infractl.v1.AttachTask
+	9,  // 6: infractl.v1.Task.restart:type_name -> infractl.v1.RestartTask
+	11, // 7: infractl.v1.Task.usage:type_name -> infractl.v1.UsageTask
+	31, // 8: infractl.v1.Task.instance:type_name -> infractl.v1.InstanceTask
+	43, // 9: infractl.v1.Task.public:type_name -> infractl.v1.PublicTask
+	51, // 10: infractl.v1.AttachTask.logs:type_name -> infractl.v1.LogSource
+	52, // 11: infractl.v1.AttachTask.exec:type_name -> infractl.v1.ExecCommand
+	53, // 12: infractl.v1.UsageTask.over:type_name -> google.protobuf.Duration
+	14, // 13: infractl.v1.UsageResult.host:type_name -> infractl.v1.Usage
+	14, // 14: infractl.v1.UsageResult.containers:type_name -> infractl.v1.Usage
+	13, // 15: infractl.v1.UsageResult.instances:type_name -> infractl.v1.InstanceDisk
+	50, // 16: infractl.v1.InstanceDisk.measured:type_name -> google.protobuf.Timestamp
+	0,  // 17: infractl.v1.ApplyTask.pass:type_name -> infractl.v1.Pass
+	53, // 18: infractl.v1.ApplyTask.window:type_name -> google.protobuf.Duration
+	18, // 19: infractl.v1.ProbeTask.probes:type_name -> infractl.v1.Probe
+	1,  // 20: infractl.v1.Probe.kind:type_name -> infractl.v1.ProbeKind
+	53, // 21: infractl.v1.Probe.timeout:type_name -> google.protobuf.Duration
+	53, // 22: infractl.v1.ListenTask.duration:type_name -> google.protobuf.Duration
+	2,  // 23: infractl.v1.TaskProgress.phase:type_name -> infractl.v1.Phase
+	24, // 24: infractl.v1.TaskResult.error:type_name -> infractl.v1.TaskError
+	26, // 25: infractl.v1.TaskResult.apply:type_name -> infractl.v1.ApplyResult
+	27, // 26: infractl.v1.TaskResult.plan:type_name -> infractl.v1.PlanResult
+	29, // 27: infractl.v1.TaskResult.probe:type_name -> infractl.v1.ProbeResult
+	30, // 28: infractl.v1.TaskResult.listen:type_name -> infractl.v1.ListenResult
+	8,  // 29: infractl.v1.TaskResult.attach:type_name -> infractl.v1.AttachResult
+	10, // 30: infractl.v1.TaskResult.restart:type_name -> infractl.v1.RestartResult
+	12, // 31: infractl.v1.TaskResult.usage:type_name -> infractl.v1.UsageResult
+	40, // 32: infractl.v1.TaskResult.instance:type_name -> infractl.v1.InstanceResult
+	48, // 33: infractl.v1.TaskResult.public:type_name -> infractl.v1.PublicResult
+	2,  // 34: infractl.v1.PhaseResult.phase:type_name -> infractl.v1.Phase
+	3,  // 35: infractl.v1.PhaseResult.outcome:type_name -> infractl.v1.PhaseOutcome
+	54, // 36: infractl.v1.PhaseResult.changes:type_name -> infractl.v1.Change
+	24, // 37: infractl.v1.PhaseResult.error:type_name -> infractl.v1.TaskError
+	53, // 38: infractl.v1.PhaseResult.duration:type_name -> google.protobuf.Duration
+	25, // 39: infractl.v1.ApplyResult.phases:type_name -> infractl.v1.PhaseResult
+	55, // 40: infractl.v1.ApplyResult.state:type_name -> infractl.v1.HostState
+	54, // 41: infractl.v1.PlanResult.changes:type_name -> infractl.v1.Change
+	4,  // 42: infractl.v1.ProbeObservation.outcome:type_name -> infractl.v1.ProbeOutcome
+	53, // 43: infractl.v1.ProbeObservation.latency:type_name -> google.protobuf.Duration
+	28, // 44: infractl.v1.ProbeResult.observations:type_name -> infractl.v1.ProbeObservation
+	56, // 45: infractl.v1.InstanceTask.instance:type_name -> infractl.v1.InstanceSpec
+	32, // 46: infractl.v1.InstanceTask.install:type_name -> infractl.v1.InstallInstance
+	33, // 47: infractl.v1.InstanceTask.probe:type_name -> infractl.v1.ProbeInstance
+	34, // 48: infractl.v1.InstanceTask.password:type_name -> infractl.v1.PasswordInstance
+	35, // 49: infractl.v1.InstanceTask.modules:type_name -> infractl.v1.ModulesInstance
+	36, // 50: infractl.v1.InstanceTask.purge:type_name -> infractl.v1.PurgeInstance
+	37, // 51: infractl.v1.InstanceTask.template:type_name -> infractl.v1.TemplateInstance
+	38, // 52: infractl.v1.InstanceTask.inventory:type_name -> infractl.v1.InventoryInstances
+	39, // 53: infractl.v1.InstanceTask.drop_template:type_name -> infractl.v1.DropTemplate
+	41, // 54: infractl.v1.InstanceResult.steps:type_name -> infractl.v1.InstanceStep
+	42, // 55: infractl.v1.InstanceResult.found:type_name -> infractl.v1.FoundInstance
+	53, // 56: infractl.v1.InstanceStep.took:type_name -> google.protobuf.Duration
+	49, // 57: infractl.v1.FoundInstance.details:type_name -> infractl.v1.FoundInstance.DetailsEntry
+	44, // 58: infractl.v1.PublicTask.names:type_name -> infractl.v1.PublicName
+	45, // 59: infractl.v1.PublicTask.questions:type_name -> infractl.v1.PublicQuestion
+	53, // 60: infractl.v1.PublicTask.wait:type_name -> google.protobuf.Duration
+	5,  // 61: infractl.v1.PublicSight.state:type_name -> infractl.v1.PublicState
+	50, // 62: infractl.v1.PublicSight.ends:type_name -> google.protobuf.Timestamp
+	50, // 63: infractl.v1.PublicSight.due:type_name -> google.protobuf.Timestamp
+	45, // 64: infractl.v1.PublicAnswer.question:type_name -> infractl.v1.PublicQuestion
+	46, // 65: infractl.v1.PublicResult.names:type_name -> infractl.v1.PublicSight
+	47, // 66: infractl.v1.PublicResult.answers:type_name -> infractl.v1.PublicAnswer
+	67, // [67:67] is the sub-list for method output_type
+	67, // [67:67] is the sub-list for method input_type
+	67, // [67:67] is the sub-list for extension type_name
+	67, // [67:67] is the sub-list for extension extendee
+	0,  // [0:67] is the sub-list for field type_name
 }
 
 func init() { file_infractl_v1_task_proto_init() }
@@ -3274,12 +4020,13 @@ func file_infractl_v1_task_proto_init() {
 		(*Task_Restart)(nil),
 		(*Task_Usage)(nil),
 		(*Task_Instance)(nil),
+		(*Task_Public)(nil),
 	}
 	file_infractl_v1_task_proto_msgTypes[1].OneofWrappers = []any{
 		(*AttachTask_Logs)(nil),
 		(*AttachTask_Exec)(nil),
 	}
-	file_infractl_v1_task_proto_msgTypes[16].OneofWrappers = []any{
+	file_infractl_v1_task_proto_msgTypes[17].OneofWrappers = []any{
 		(*TaskResult_Apply)(nil),
 		(*TaskResult_Plan)(nil),
 		(*TaskResult_Probe)(nil),
@@ -3288,8 +4035,9 @@ func file_infractl_v1_task_proto_init() {
 		(*TaskResult_Restart)(nil),
 		(*TaskResult_Usage)(nil),
 		(*TaskResult_Instance)(nil),
+		(*TaskResult_Public)(nil),
 	}
-	file_infractl_v1_task_proto_msgTypes[24].OneofWrappers = []any{
+	file_infractl_v1_task_proto_msgTypes[25].OneofWrappers = []any{
 		(*InstanceTask_Install)(nil),
 		(*InstanceTask_Probe)(nil),
 		(*InstanceTask_Password)(nil),
@@ -3297,14 +4045,15 @@ func file_infractl_v1_task_proto_init() {
 		(*InstanceTask_Purge)(nil),
 		(*InstanceTask_Template)(nil),
 		(*InstanceTask_Inventory)(nil),
+		(*InstanceTask_DropTemplate)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_infractl_v1_task_proto_rawDesc), len(file_infractl_v1_task_proto_rawDesc)),
-			NumEnums:      5,
-			NumMessages:   36,
+			NumEnums:      6,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
