@@ -293,6 +293,9 @@ func (a *App) session(ctx context.Context) error {
 	if a.providers.Instances != nil {
 		cfg.Instances = a.providers.Instances
 	}
+	if a.providers.Proxy != nil {
+		cfg.Public = a.providers.Proxy
+	}
 	s, err := session.New(ctx, cfg)
 	if err != nil {
 		return err

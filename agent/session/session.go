@@ -64,6 +64,12 @@ type Instances interface {
 	Do(ctx context.Context, task *v1.InstanceTask) (*v1.InstanceResult, error)
 }
 
+// Public asks for names as the world does; agent/provider/proxy implements it.
+type Public interface {
+	// Public asks for them. It bounds the time by itself.
+	Public(ctx context.Context, task *v1.PublicTask) (*v1.PublicResult, error)
+}
+
 // Observed is what changes on a host by itself. Both are nil where there is nothing to tell.
 type Observed interface {
 	// Clock is how well the host keeps time, coarsely.
@@ -112,6 +118,8 @@ type Config struct {
 	Stacks Stacks
 	// Instances works on Dolibarr instances; nil where nothing is managed.
 	Instances Instances
+	// Public asks for names as the world does; nil where nothing is managed.
+	Public Public
 	// Observed are clock and router; nil on a probe.
 	Observed Observed
 	// Consoles carries logs and commands; nil on a probe.
@@ -179,6 +187,7 @@ func New(ctx context.Context, cfg Config) (*Session, error) {
 		s.reporter.containers = cfg.Stacks.State
 	}
 	s.tasks = &tasks{journal: journal, engine: cfg.Engine, prober: cfg.Prober, usage: cfg.Usage, stacks: cfg.Stacks, instances: cfg.Instances,
+		public:   cfg.Public,
 		consoles: cfg.Consoles, open: s.openConsole, confirm: confirmer{s}, clock: s.clock,
 		log: cfg.Log, running: map[string]bool{}, ctx: ctx, changed: func(kind string) {
 			s.lookAtStacks(ctx, kind)

@@ -35,6 +35,7 @@ const (
 	kindUsage    = "usage"
 	kindAttach   = "attach"
 	kindInstance = "instance"
+	kindPublic   = "public"
 )
 
 // tasks runs what the server asks for. It outlives sessions: work goes on when one breaks, and its result goes out on the
@@ -46,6 +47,7 @@ type tasks struct {
 	usage     func(context.Context, *v1.UsageTask) (*v1.UsageResult, error)
 	stacks    Stacks
 	instances Instances
+	public    Public
 	// consoles carries logs and commands over streams that open opens.
 	consoles Consoles
 	open     func(context.Context) (AttachStream, func(), error)
@@ -183,6 +185,8 @@ func kindOf(task *v1.Task) string {
 		return kindAttach
 	case *v1.Task_Instance:
 		return kindInstance
+	case *v1.Task_Public:
+		return kindPublic
 	}
 	return ""
 }
@@ -205,6 +209,8 @@ func (t *tasks) start(task *v1.Task) error {
 		return errs.New(errs.Denied, "this agent manages no container stacks")
 	case t.instances == nil && kind == kindInstance:
 		return errs.New(errs.Denied, "this agent manages no Dolibarr instances")
+	case t.public == nil && kind == kindPublic:
+		return errs.New(errs.Denied, "this agent manages no reverse proxy")
 	case t.engine == nil && (kind == kindApply || kind == kindPlan), t.usage == nil && kind == kindUsage:
 		return errs.New(errs.Denied, "this agent is a probe and manages nothing")
 	}
@@ -311,7 +317,7 @@ func (t *tasks) work(task *v1.Task) (result *v1.TaskResult, err error) {
 	return t.workInside(task, result)
 }
 
-// workInside does what concerns containers.
+// workInside does what concerns containers and what is served of them.
 func (t *tasks) workInside(task *v1.Task, result *v1.TaskResult) (*v1.TaskResult, error) {
 	switch work := task.GetWork().(type) {
 	case *v1.Task_Restart:
@@ -324,6 +330,12 @@ func (t *tasks) workInside(task *v1.Task, result *v1.TaskResult) (*v1.TaskResult
 		out, err := t.instances.Do(t.ctx, work.Instance)
 		if out != nil {
 			result.Outcome = &v1.TaskResult_Instance{Instance: out}
+		}
+		return result, err
+	case *v1.Task_Public:
+		out, err := t.public.Public(t.ctx, work.Public)
+		if out != nil {
+			result.Outcome = &v1.TaskResult_Public{Public: out}
 		}
 		return result, err
 	}
