@@ -5,5 +5,5 @@ import "embed"
 
 // FS holds one folder per image, each with a Dockerfile.
 //
-//go:embed all:vm all:busybox all:stacks
+//go:embed all:vm all:busybox all:stacks all:official
 var FS embed.FS

@@ -12,6 +12,8 @@ const (
 	ToolDir = "/usr/local/lib/infractl"
 	// ToolFile is what PHP runs: php ToolFile VERB, as www-data, with the verb's input on stdin.
 	ToolFile = ToolDir + "/tool.php"
+	// CronFile is the command of a container of scheduled jobs: sh CronFile, as www-data. It ends between two jobs when it is told to.
+	CronFile = ToolDir + "/cron.sh"
 	// SecretsDir is where the tool finds its secrets, one file each: db, admin, unique-id, cron-key.
 	SecretsDir = "/run/secrets"
 	// HTDocs is where the code is, in our image and in the official one, as with the next three.
@@ -26,10 +28,10 @@ const (
 	WebUser = 33
 )
 
-//go:embed tool/*.php
+//go:embed tool/*.php tool/cron.sh
 var tool embed.FS
 
-// Tool is the folder of the tool: tool.php and the files that it includes.
+// Tool is the folder of the tool: tool.php, the files that it includes, and cron.sh.
 func Tool() fs.FS {
 	dir, err := fs.Sub(tool, "tool")
 	if err != nil {
@@ -50,7 +52,7 @@ const (
 	VerbModules = "modules"
 	// VerbStatus tells the versions of code and database; no input.
 	VerbStatus = "status"
-	// VerbCron runs the scheduled jobs every five minutes until SIGTERM; no input.
+	// VerbCron runs the scheduled jobs every five minutes until the file INFRACTL_STOP is there; no input. CronFile starts it.
 	VerbCron = "cron"
 )
 

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -249,6 +250,7 @@ func jobs(t *testing.T, s *dolibarrtest.Site) {
 	}
 	s.Secret("cron-key", dolibarrtest.Secrets()["cron-key"])
 	cmd := s.Command(dolibarr.VerbCron, map[string]any{"every": 86400})
+	cmd.Path, cmd.Args = "/bin/sh", []string{"sh", filepath.Join(s.Dir, "tool", path.Base(dolibarr.CronFile))}
 	pipe, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/infractl/infractl/agent/docker"
 	"github.com/infractl/infractl/agent/host"
+	"github.com/infractl/infractl/images"
 	"github.com/infractl/infractl/internal/dolibarr"
 	"github.com/infractl/infractl/internal/errs"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
@@ -67,12 +68,12 @@ func (p *Provider) ensureConf(id string) error {
 	return p.host.OwnDir(p.confDir(id), 0o750, dolibarr.WebUser, dolibarr.WebUser)
 }
 
-// writeTool makes the tool be in its place; it is the same for all instances.
+// writeTool makes the tool and the web server's files be in their place; they are the same for all instances.
 func (p *Provider) writeTool(context.Context, *v1.InstanceSpec) error {
 	p.toolMu.Lock()
 	defer p.toolMu.Unlock()
 	tool := dolibarr.Tool()
-	return fs.WalkDir(tool, ".", func(name string, d fs.DirEntry, err error) error {
+	err := fs.WalkDir(tool, ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
@@ -80,9 +81,17 @@ func (p *Provider) writeTool(context.Context, *v1.InstanceSpec) error {
 		if err != nil {
 			return errs.Wrap("read the tool", err)
 		}
-		_, err = p.host.WriteFile(path.Join(p.toolDir(), path.Base(name)), data, 0o444)
-		return err
+		return p.writeToolFile(path.Base(name), data)
 	})
+	for name, data := range images.Web() {
+		err = errs.Join(err, p.writeToolFile(name, data))
+	}
+	return err
+}
+
+func (p *Provider) writeToolFile(name string, data []byte) error {
+	_, err := p.host.WriteFile(path.Join(p.toolDir(), name), data, 0o444)
+	return err
 }
 
 // secretName is the last part of a reference's name.

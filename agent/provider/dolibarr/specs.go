@@ -63,7 +63,7 @@ func (p *Provider) dbContainer(inst *v1.InstanceSpec, unsafe bool) docker.Contai
 		Name: containerName(id, partDB), Image: inst.GetDbImage().GetUse(), Hostname: "db", Labels: labels(inst, partDB), Restart: "unless-stopped",
 		Env: []string{"MARIADB_ROOT_PASSWORD_FILE=" + dolibarr.SecretsDir + "/db-root", "MARIADB_ROOT_HOST=localhost", "MARIADB_DATABASE=" + dbName,
 			"MARIADB_USER=" + dbUser, "MARIADB_PASSWORD_FILE=" + dolibarr.SecretsDir + "/db", "MARIADB_MYSQL_LOCALHOST_USER=1",
-			"MARIADB_MYSQL_LOCALHOST_GRANTS=ALL PRIVILEGES"},
+			"MARIADB_MYSQL_LOCALHOST_GRANTS=ALL PRIVILEGES", "MARIADB_INITDB_SKIP_TZINFO=1"}, // PHP knows time zones
 		Cmd:    dbFlags(),
 		CapAdd: []string{"CHOWN", "DAC_OVERRIDE", "FOWNER", "SETUID", "SETGID"},
 		Mounts: []docker.Mount{{Volume: volumeName(id, "data"), Target: "/var/lib/mysql"},
@@ -84,11 +84,17 @@ func (p *Provider) file(from, to string) docker.Mount {
 	return docker.Mount{Host: p.host.Path(from), Target: to, ReadOnly: true}
 }
 
-// webContainer is what application, scheduled jobs and tool have in common.
+// webContainer is what application, scheduled jobs and tool have in common. Of the image it takes PHP and the code alone: its own start is
+// passed by, because the official one rewrites configuration, changes owners of all documents and upgrades databases. So every image runs
+// as the web user, without any right, on a file system that cannot be written.
 func (p *Provider) webContainer(inst *v1.InstanceSpec, part string) docker.ContainerSpec {
 	id := inst.GetId()
 	s := docker.ContainerSpec{
 		Name: containerName(id, part), Image: inst.GetAppImage().GetUse(), Hostname: part, Labels: labels(inst, part), Restart: "unless-stopped",
+		User: webUser(), ReadOnly: true,
+		Tmpfs: map[string]string{"/tmp": "mode=1777", "/run": "mode=1777", "/var/lib/php/sessions": fmt.Sprintf("mode=0700,uid=%d,gid=%d",
+			dolibarr.WebUser, dolibarr.WebUser)},
+		Env: []string{"PHP_INI_SCAN_DIR=:" + dolibarr.ToolDir}, // the files that the image has, and then those of the tool
 		Mounts: []docker.Mount{{Volume: volumeName(id, "documents"), Target: dolibarr.Documents}, {Volume: volumeName(id, "custom"), Target: dolibarr.Custom},
 			{Host: p.host.Path(p.confDir(id)), Target: dolibarr.Conf, ReadOnly: true}, {Host: p.host.Path(p.toolDir()), Target: dolibarr.ToolDir, ReadOnly: true}},
 		Networks: []docker.Attachment{{Network: networkName(id), Aliases: []string{part}}},
@@ -96,17 +102,7 @@ func (p *Provider) webContainer(inst *v1.InstanceSpec, part string) docker.Conta
 	if inst.GetTimezone() != "" {
 		s.Env = append(s.Env, "PHP_INI_DATE_TIMEZONE="+inst.GetTimezone())
 	}
-	if ours(inst) {
-		s.User, s.ReadOnly = webUser(), true
-		s.Tmpfs = map[string]string{"/tmp": "mode=1777", "/run": "mode=1777", "/var/lib/php/sessions": fmt.Sprintf("mode=0700,uid=%d,gid=%d",
-			dolibarr.WebUser, dolibarr.WebUser)}
-	}
 	return s
-}
-
-// ours says that the application's image is one of "infractl image build": it needs no right at all. The official one starts as root.
-func ours(inst *v1.InstanceSpec) bool {
-	return !strings.Contains(inst.GetAppImage().GetUse(), "dolibarr/dolibarr")
 }
 
 func webUser() string { return fmt.Sprintf("%d:%d", dolibarr.WebUser, dolibarr.WebUser) }
@@ -118,19 +114,22 @@ func (p *Provider) appContainer(inst *v1.InstanceSpec) docker.ContainerSpec {
 	if app.memory > 0 { // one page may take half of it: what does not fit is an error of PHP, and not a killed server
 		s.Env = append(s.Env, fmt.Sprintf(phpMemory+"%dM", max(app.memory/2, minCronMemory)/mib))
 	}
-	if !ours(inst) {
-		s.Env = append(s.Env, "DOLI_INSTALL_AUTO=0", "DOLI_CRON=0")
-		s.CapAdd = []string{"CHOWN", "DAC_OVERRIDE", "FOWNER", "SETUID", "SETGID", "KILL", "NET_BIND_SERVICE"}
-	}
-	s.StopTimeout = 20 * time.Second
+	s.Env = append(s.Env, webWorkers, "DOLI_INSTALL_AUTO=0", "DOLI_CRON=0") // the last two for whoever starts the official image's own start
+	s.Entrypoint, s.Cmd = []string{"apache2", "-f", dolibarr.ToolDir + "/infractl.conf", "-D", "FOREGROUND"}, nil
+	s.Health = &docker.Health{Test: []string{"CMD", "sh", dolibarr.ToolDir + "/infractl-healthcheck"}, Interval: time.Minute, Timeout: 15 * time.Second,
+		StartPeriod: time.Minute, Retries: 3}
+	s.StopSignal, s.StopTimeout = "SIGWINCH", 20*time.Second // requests at work come to their end
 	return s
 }
+
+// webWorkers bounds the requests at work; each may take a page's memory.
+const webWorkers = "APACHE_MAX_WORKERS=8"
 
 func (p *Provider) cronContainer(inst *v1.InstanceSpec) docker.ContainerSpec {
 	s := p.webContainer(inst, partCron)
 	_, _, cron := shares(inst.GetLimits())
 	cron.limit(&s)
-	s.User, s.Entrypoint, s.Cmd = webUser(), []string{"php", dolibarr.ToolFile, dolibarr.VerbCron}, nil
+	s.Entrypoint, s.Cmd = []string{"sh", dolibarr.CronFile}, nil
 	s.Mounts = append(s.Mounts, p.file(path.Join(p.webSecretsDir(inst.GetId()), "cron-key"), dolibarr.SecretsDir+"/cron-key"))
 	s.Health = &docker.Health{Test: []string{"NONE"}}
 	s.StopSignal, s.StopTimeout = "SIGTERM", 30*time.Second
@@ -142,7 +141,7 @@ func (p *Provider) toolContainer(inst *v1.InstanceSpec, _ string, writable bool)
 	s := p.webContainer(inst, partTool)
 	_, app, _ := shares(inst.GetLimits())
 	s.MemoryBytes, s.PIDs = max(app.memory, 256*mib), cronPIDs
-	s.User, s.Restart, s.Health = webUser(), "", &docker.Health{Test: []string{"NONE"}}
+	s.Restart, s.Health = "", &docker.Health{Test: []string{"NONE"}}
 	for i := range s.Mounts {
 		if s.Mounts[i].Target == dolibarr.Conf {
 			s.Mounts[i].ReadOnly = !writable

@@ -149,20 +149,16 @@ function infractl_state($db)
 }
 
 /**
- * Runs the scheduled jobs every five minutes until the process is told to end; with once it runs them one time.
+ * Runs the scheduled jobs every five minutes until the file INFRACTL_STOP is there (see cron.sh); with once it runs them one time.
  */
 function infractl_cron($input)
 {
 	$every = isset($input['every']) ? max(1, min(86400, (int) $input['every'])) : 300;
-	$stop = false;
-	if (function_exists('pcntl_async_signals') && function_exists('pcntl_signal')) {
-		pcntl_async_signals(true);
-		foreach (array(SIGTERM, SIGINT, SIGWINCH) as $signal) { // the last is what stops Apache, hence containers of its image
-			pcntl_signal($signal, function () use (&$stop) {
-				$stop = true;
-			});
-		}
-	}
+	$stop = (string) getenv('INFRACTL_STOP');
+	$stopped = function () use ($stop) {
+		clearstatcache();
+		return $stop !== '' && file_exists($stop);
+	};
 	while (true) {
 		$start = microtime(true);
 		$run = infractl_cron_once();
@@ -171,10 +167,10 @@ function infractl_cron($input)
 			return $run;
 		}
 		$end = $start + $every;
-		while (!$stop && microtime(true) < $end) {
+		while (!$stopped() && microtime(true) < $end) {
 			usleep(500000);
 		}
-		if ($stop) {
+		if ($stopped()) {
 			return array('stopped' => true);
 		}
 	}
