@@ -83,7 +83,7 @@ func TestRealInstances(t *testing.T) {
 	real := func(id, name, subnet string) *v1.InstanceSpec {
 		inst := testInstance(id, name)
 		inst.Version, inst.Subnet, inst.Mode, inst.Cron = os.Getenv("INFRACTL_VERSION"), subnet, runningMode, true
-		inst.AppImage.Use = "infractl/dolibarr:" + inst.Version
+		inst.AppImage.Use, inst.DbImage.Use = os.Getenv("INFRACTL_APP_IMAGE"), os.Getenv("INFRACTL_DB_IMAGE")
 		return inst
 	}
 	cold, warm := real("aaaaaaaa", "acme", "10.210.0.16/28"), real("bbbbbbbb", "beta", "10.210.0.32/28")
@@ -103,7 +103,7 @@ func TestRealInstances(t *testing.T) {
 	figure("cold_install_s", began, out)
 	began = time.Now()
 	tmpl := templateTask()
-	tmpl.Instance.Version, tmpl.Instance.AppImage = cold.Version, cold.AppImage
+	tmpl.Instance.Version, tmpl.Instance.AppImage, tmpl.Instance.DbImage = cold.Version, cold.AppImage, cold.DbImage
 	out = do(tmpl)
 	figure("template_s", began, out)
 	fmt.Println(sh(t, "du", "-sh", p.templatesDir()))
@@ -215,6 +215,26 @@ func TestRealInstances(t *testing.T) {
 			t.Error("docker inspect shows a secret")
 		}
 	})
+	t.Run("whatever the image, no right and nothing of its own start", func(t *testing.T) { isolated(t, p) })
+	t.Run("killed and back", func(t *testing.T) {
+		for _, part := range []string{partApp, partDB} {
+			sh(t, "docker", "kill", containerName("aaaaaaaa", part))
+			apply()
+			if out := do(&v1.InstanceTask{Instance: cold, Action: &v1.InstanceTask_Probe{Probe: &v1.ProbeInstance{}}}); out.GetVersion() != cold.Version {
+				t.Errorf("after the %s was killed: %v", part, out)
+			}
+		}
+		healthy(t, "aaaaaaaa")
+	})
+	t.Run("the jobs end when they are told to", func(t *testing.T) {
+		began := time.Now()
+		sh(t, "docker", "stop", "-t", "30", containerName("aaaaaaaa", partCron))
+		figure("cron_stop_s", began, nil)
+		if code := sh(t, "docker", "inspect", "-f", "{{.State.ExitCode}}", containerName("aaaaaaaa", partCron)); code != "0" {
+			t.Errorf("exit code %s", code)
+		}
+		apply()
+	})
 	t.Run("password and modules", func(t *testing.T) {
 		for _, s := range cold.Secrets {
 			if strings.HasSuffix(s.Name, "/admin") {
@@ -249,4 +269,54 @@ func TestRealInstances(t *testing.T) {
 			t.Errorf("%d found: %v", n, inventory.GetFound())
 		}
 	})
+}
+
+// isolated looks at what an instance's containers may do, and at what the start of the official image would have left.
+func isolated(t *testing.T, p *Provider) {
+	for _, part := range []string{partApp, partCron} {
+		name := containerName("aaaaaaaa", part)
+		settings := "{{.Config.User}} {{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}} {{.HostConfig.CapAdd}} {{.HostConfig.SecurityOpt}}"
+		if got := sh(t, "docker", "inspect", "-f", settings, name); got != "33:33 true [ALL] [] [no-new-privileges]" {
+			t.Errorf("%s: %s", part, got)
+		}
+		if got := sh(t, "docker", "exec", name, "grep", "-E", "^Cap(Prm|Bnd)", "/proc/1/status"); strings.Trim(got, "CapPrmBnd:\t\n0") != "" {
+			t.Errorf("%s has capabilities: %s", part, got)
+		}
+		for _, file := range []string{"/var/www/html/index.php", "/var/www/html/conf/conf.php", "/usr/local/bin/x"} {
+			if exec.Command("docker", "exec", name, "sh", "-c", "chmod u+w "+file+"; echo >> "+file).Run() == nil {
+				t.Errorf("%s may write %s", part, file)
+			}
+		}
+	}
+	app := containerName("aaaaaaaa", partApp)
+	if users := sh(t, "docker", "top", app, "-eo", "pid,uid,comm"); strings.Contains(users, " 0 apache2") {
+		t.Errorf("a process of root: %s", users)
+	}
+	conf := sh(t, "cat", p.confFile("aaaaaaaa"))
+	if !strings.Contains(conf, "https://acme.example.test") || strings.Contains(conf, "myinstanceuniquekey") || strings.Contains(conf, "dolidb") {
+		t.Error("conf.php is not ours")
+	}
+	if left := sh(t, "docker", "exec", app, "sh", "-c", "ls /var/www/documents /usr/local/etc/php/conf.d 2>/dev/null | grep -E 'initdb|dolibarr-php|migration' || true"); left != "" {
+		t.Errorf("the image's own start was run: %s", left)
+	}
+	// PHP of the web server and of the jobs has our settings, in whichever folder the image keeps its own.
+	for _, part := range []string{partApp, partCron} {
+		got := sh(t, "docker", "exec", containerName("aaaaaaaa", part), "php", "-r",
+			`echo ini_get("date.timezone"), " ", ini_get("allow_url_fopen") ? "open" : "closed", " ", function_exists("proc_open") ? "open" : "closed", " ", ini_get("session.save_path");`)
+		if got != "Europe/Paris closed closed /var/lib/php/sessions" {
+			t.Errorf("%s: %s", part, got)
+		}
+	}
+	if logs := sh(t, "docker", "logs", app); strings.Contains(logs, "error") {
+		t.Errorf("the application's log: %.2000s", logs)
+	}
+	healthy(t, "aaaaaaaa")
+}
+
+// healthy asks the health checks as the engine does.
+func healthy(t *testing.T, id string) {
+	t.Helper()
+	for part, check := range map[string][]string{partDB: {"healthcheck.sh", "--connect", "--innodb_initialized"}, partApp: {"sh", "/usr/local/lib/infractl/infractl-healthcheck"}} {
+		sh(t, append([]string{"docker", "exec", containerName(id, part)}, check...)...)
+	}
 }

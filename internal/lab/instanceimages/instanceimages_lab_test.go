@@ -370,7 +370,7 @@ func (h *host) memory() {
 
 // jobs runs the scheduled jobs' container.
 func (h *host) jobs() {
-	h.docker(append(slices.Insert(appArgs("-v", "/srv/trial/conf:"+dolibarr.Conf+":ro"), 1, "-d", "--name", "cron"), "php", dolibarr.ToolFile, dolibarr.VerbCron)...)
+	h.docker(append(slices.Insert(appArgs("-v", "/srv/trial/conf:"+dolibarr.Conf+":ro"), 1, "-d", "--name", "cron"), "sh", dolibarr.CronFile)...)
 	for end := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
 		if logs := h.docker("logs", "cron"); strings.Contains(logs, `"code":0`) {
 			break
