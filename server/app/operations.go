@@ -43,7 +43,8 @@ func newOperations(a *App) *operations {
 	peers := vpn.NewPeers(a.store)
 	zones := dns.NewKeeper(a.store, a.cfg.Clock)
 	o.instances = instance.New(instance.Config{Store: a.store, Fleet: a.fleet, Hub: a.hub, Clock: a.cfg.Clock, Log: a.cfg.Log.Named("instance"),
-		Site: a.authority.Site(), Sign: a.authority.SignDocument})
+		Site: a.authority.Site(), Sign: a.authority.SignDocument,
+		Publish: func(ctx context.Context) (int, error) { return o.publisher.Publish(ctx) }})
 	o.revisions = revision.New(revision.Config{Records: a.store, Nodes: a.fleet, Clock: a.cfg.Clock, Site: a.authority.Site(),
 		Sources: []revision.Source{a.vault, a.people.ssh, a.images, peers, o.instances}, Zones: zones})
 	o.contents, o.names = dns.NewContents(zones, wantedSpecs{o.revisions}), dns.NewService(dns.Config{Sites: o.revisions})

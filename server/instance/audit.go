@@ -16,6 +16,9 @@ import (
 // lookLimit bounds how long the proxy and the name server may take to compare themselves with their wish.
 const lookLimit = 30 * time.Second
 
+// endsSoon is how long before its end a certificate is told of, or a quarter of its life where that is less: it is renewed at two thirds.
+const endsSoon = 14 * 24 * time.Hour
+
 // AuditInstances implements v1.InstanceServiceServer.
 func (s *Service) AuditInstances(ctx context.Context, req *v1.AuditInstancesRequest) (*v1.AuditInstancesResponse, error) {
 	return s.auditAll(ctx, req.GetNode())
@@ -58,6 +61,7 @@ func (s *Instances) auditAll(ctx context.Context, only string) (*v1.AuditInstanc
 		for _, node := range gates {
 			asking.Go(func() { add(s.auditGate(ctx, where, node, all)) })
 		}
+		asking.Go(func() { add(s.auditCertificates(ctx, where, all)) })
 	}
 	asking.Wait()
 	order := func(f *v1.AuditFinding) string {
@@ -141,4 +145,39 @@ func (s *Instances) auditGate(ctx context.Context, where *site.Site, node string
 		out = append(out, f)
 	}
 	return len(spec.Spec.GetProxy().GetHosts()) + len(spec.Spec.GetDns().GetZones()), out
+}
+
+// auditCertificates finds names that are not served with a good certificate, or with one that ends soon: its renewal has failed by then.
+// What waits for its turn is as it should be.
+func (s *Instances) auditCertificates(ctx context.Context, where *site.Site, all []record) (int, []*v1.AuditFinding) {
+	node := where.ProxyNode()
+	seen, err := s.seeAll(ctx, all, false)
+	var out []*v1.AuditFinding
+	if err != nil {
+		out = unasked(node, err)
+		out[0].What = "certificate"
+	}
+	for i := range all {
+		inst := all[i].resource()
+		for _, name := range where.InstanceDomains(&inst) {
+			if f := certificateFinding(seen[name], s.cfg.Clock.Now()); f != nil {
+				f.What, f.Name, f.Instance, f.Node = "certificate", name, all[i].Name, node
+				out = append(out, f)
+			}
+		}
+	}
+	return len(seen), out
+}
+
+func certificateFinding(sight *v1.PublicSight, now time.Time) *v1.AuditFinding {
+	switch {
+	case sight.GetState() == v1.PublicState_PUBLIC_STATE_WRONG && sight.GetEnds() == nil:
+		return &v1.AuditFinding{Kind: "missing", Message: sight.GetMessage(), Hint: sight.GetHint()}
+	case sight.GetState() == v1.PublicState_PUBLIC_STATE_WRONG:
+		return &v1.AuditFinding{Kind: "different", Message: sight.GetMessage(), Hint: sight.GetHint()}
+	case sight.GetEnds() != nil && sight.GetEnds().AsTime().Sub(now) < min(endsSoon, sight.GetEnds().AsTime().Sub(sight.GetBegins().AsTime())/4):
+		return &v1.AuditFinding{Kind: "different", Message: "its certificate ends at " + sight.GetEnds().AsTime().UTC().Format(time.RFC3339) +
+			" and was not renewed", Hint: "does the name still lead to the site? the proxy's log says why the authority refused"}
+	}
+	return nil
 }

@@ -48,7 +48,8 @@ const keyID = "id"
 
 // createKind makes an instance. Two deliveries are needed and no more: the installer needs the database on its host (one), and nobody
 // must meet the installer, so that proxy and names come when it is done (the other, which tells host, proxy and name server together:
-// they are of one wave and work at the same time). There is no pause between steps: each begins when the one before has ended.
+// they are of one wave and work at the same time). There is no pause between steps: each begins when the one before has ended. The last
+// three prove from inside to outside: the front of the host, the name servers, the proxy as a browser meets it.
 func (s *Instances) createKind() operation.Kind {
 	return operation.Kind{Name: "instance.create", Steps: func(params json.RawMessage) ([]operation.Step, error) {
 		var p createParams
@@ -56,6 +57,7 @@ func (s *Instances) createKind() operation.Kind {
 			return nil, err
 		}
 		away, delivery := s.retry(s.cfg.Patience.Away), s.retry(s.cfg.Patience.Delivery)
+		public := s.inPublic(s.mine, true)
 		return []operation.Step{
 			{Name: "place", Do: s.doPlace(&p), Undo: s.undoPlace, Retry: s.retry(1)},
 			{Name: "secrets", Do: s.doSecrets, Undo: s.undoSecrets, Retry: away},
@@ -63,6 +65,7 @@ func (s *Instances) createKind() operation.Kind {
 			{Name: "install", Do: s.doInstall(&p), Retry: away},
 			{Name: "open", Do: s.doOpen, Retry: delivery},
 			{Name: "probe", Do: s.doProbe, Retry: away},
+			public[0], s.made(public[1]),
 		}, nil
 	}}
 }
@@ -383,24 +386,39 @@ func (s *Instances) doOpen(ctx context.Context, run *operation.Run) error {
 	if err != nil {
 		return err
 	}
+	published := s.publish(ctx)
 	problems, err := s.bring(ctx, run, "instance "+rec.Name+" is opened", append(gates, rec.Node))
+	published()
 	if err != nil {
 		return err
 	}
 	return s.blame(ctx, &rec, problems)
 }
 
-// doProbe asks for the login page as the proxy would, and ends the creation.
+// doProbe asks for the login page as the proxy would.
 func (s *Instances) doProbe(ctx context.Context, run *operation.Run) error {
 	rec, err := s.mine(ctx, run)
 	if err != nil {
 		return err
 	}
-	if err := s.probe(ctx, run, &rec); err != nil {
+	return s.probe(ctx, run, &rec)
+}
+
+// made ends a creation with a step: what failed before leaves nothing.
+func (s *Instances) made(step operation.Step) operation.Step {
+	do := step.Do
+	step.Do = func(ctx context.Context, run *operation.Run) error {
+		if err := do(ctx, run); err != nil {
+			return err
+		}
+		rec, err := s.mine(ctx, run)
+		if err != nil {
+			return err
+		}
+		_, err = s.update(ctx, rec.ID, func(r *record) error { r.Made = true; return nil })
 		return err
 	}
-	_, err = s.update(ctx, rec.ID, func(r *record) error { r.Made = true; return nil })
-	return err
+	return step
 }
 
 func (s *Instances) probe(ctx context.Context, run *operation.Run, rec *record) error {

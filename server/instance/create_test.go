@@ -22,7 +22,7 @@ func TestCreateMakesAWorkingInstance(t *testing.T) {
 	for _, st := range op.GetSteps() {
 		steps = append(steps, st.GetName())
 	}
-	if got := strings.Join(steps, " "); got != "place secrets host install open probe" {
+	if got := strings.Join(steps, " "); got != "place secrets host install open probe names tls" {
 		t.Errorf("steps %s", got)
 	}
 	i := s.get("acme")
@@ -224,7 +224,7 @@ func TestRefusedBeforeAnythingHappens(t *testing.T) {
 func TestDryRunOnlySays(t *testing.T) {
 	s := serving(t)
 	res, err := s.service.CreateInstance(t.Context(), &v1.CreateInstanceRequest{Name: "acme", DryRun: true})
-	if err != nil || res.GetOperationId() != "" || len(res.GetPlan()) != 6 || res.GetInstance().GetNode() != "srv-prod" {
+	if err != nil || res.GetOperationId() != "" || len(res.GetPlan()) != 8 || res.GetInstance().GetNode() != "srv-prod" {
 		t.Errorf("%v, %v", res, err)
 	}
 	s.nothingLeft()

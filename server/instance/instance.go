@@ -153,6 +153,8 @@ type Config struct {
 	// Site is the site's name, for certificates of destruction; Sign returns a text with its signature below.
 	Site string
 	Sign func(text []byte) (signed string, err error)
+	// Publish sets the public records where the site's public name server takes updates, and returns how many; nil sets none.
+	Publish func(ctx context.Context) (int, error)
 	// Patience bounds what steps wait for; zero fields get their defaults.
 	Patience Patience
 }
@@ -163,6 +165,8 @@ type Patience struct {
 	Min, Max time.Duration
 	// Away is how often a host that is away is tried before an operation fails [12], Delivery how often a delivery is [3].
 	Away, Delivery int
+	// Names is how long the name servers may take to know a name [15 s], Certificate how long the authority may for a certificate [90 s].
+	Names, Certificate time.Duration
 }
 
 // Instances are the customers' instances. Use completes it; its methods may be called from many goroutines from then on.
@@ -195,6 +199,8 @@ type Instances struct {
 	// seen are the networks of what hosts had when they were last asked: a server that was put back from a backup does not know all of
 	// them by its records.
 	seen map[string][]netip.Prefix
+	// sights are how names were last seen from the world's side, by name.
+	sights map[string]*v1.PublicSight
 	// found is what the last daily audit found.
 	found []*v1.AuditFinding
 	// tried says of which images the template of a version on a host was last tried, and when.
@@ -216,6 +222,12 @@ func New(cfg Config) *Instances {
 	if p.Delivery == 0 {
 		p.Delivery = 3
 	}
+	if p.Names == 0 {
+		p.Names = 15 * time.Second
+	}
+	if p.Certificate == 0 {
+		p.Certificate = 90 * time.Second
+	}
 	return &Instances{cfg: cfg,
 		records:  store.NewTable(cfg.Store, KindInstance, store.JSON[record]()),
 		purged:   store.NewTable(cfg.Store, KindPurged, store.JSON[record]()),
@@ -224,7 +236,7 @@ func New(cfg Config) *Instances {
 		template: store.NewTable(cfg.Store, KindTemplate, store.JSON[templateRecord]()),
 		busy:     map[string]bool{}, seen: map[string][]netip.Prefix{}, slots: map[string]chan struct{}{},
 		memory: map[string]capacity{}, health: map[string]string{}, usage: map[string]*v1.Usage{},
-		tried: map[string]attempt{},
+		sights: map[string]*v1.PublicSight{}, tried: map[string]attempt{},
 	}
 }
 

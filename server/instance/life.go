@@ -105,6 +105,7 @@ func (s *Instances) arrive(ctx context.Context, run *operation.Run, rec *record,
 			return err
 		}
 		nodes = append(gates, nodes...)
+		defer s.publish(ctx)()
 	}
 	problems, err := s.bring(ctx, run, "instance "+rec.Name+": "+what, nodes)
 	if err != nil {
@@ -173,15 +174,17 @@ func (s *Instances) rename(ctx context.Context, id, name string) error {
 	}
 }
 
-// probed is a step that asks for the login page.
-func (s *Instances) probed(p *lifeParams) operation.Step {
-	return operation.Step{Name: "probe", Retry: s.retry(s.cfg.Patience.Away), Do: func(ctx context.Context, run *operation.Run) error {
-		rec, err := s.get(ctx, p.ID)
-		if err != nil {
+// reached are steps that ask for the login page, at the front and as the world does. One that is suspended has none.
+func (s *Instances) reached(p *lifeParams, strict bool) []operation.Step {
+	of := func(ctx context.Context, _ *operation.Run) (record, error) { return s.get(ctx, p.ID) }
+	probe := operation.Step{Name: "probe", Retry: s.retry(s.cfg.Patience.Away), Do: func(ctx context.Context, run *operation.Run) error {
+		rec, err := of(ctx, run)
+		if err != nil || rec.Mode != running {
 			return err
 		}
 		return s.probe(ctx, run, &rec)
 	}}
+	return append([]operation.Step{probe}, s.inPublic(of, strict)...)
 }
 
 func (s *Instances) suspendKind() operation.Kind {
@@ -203,23 +206,23 @@ func toRunning(r *record) {
 
 func (s *Instances) resumeKind() operation.Kind {
 	return s.lifeKind("resume", func(p *lifeParams) []operation.Step {
-		return []operation.Step{s.change("start", p, false, toRunning), s.probed(p)}
+		return append([]operation.Step{s.change("start", p, false, toRunning)}, s.reached(p, false)...)
 	})
 }
 
 // restartKind stops everything of an instance and starts it again; meanwhile its customer sees the page of a suspended one.
 func (s *Instances) restartKind() operation.Kind {
 	return s.lifeKind("restart", func(p *lifeParams) []operation.Step {
-		return []operation.Step{
+		return append([]operation.Step{
 			s.change("stop", p, false, func(r *record) { r.Mode = suspended }),
-			s.change("start", p, false, func(r *record) { r.Mode = running }), s.probed(p),
-		}
+			s.change("start", p, false, func(r *record) { r.Mode = running }),
+		}, s.reached(p, false)...)
 	})
 }
 
 func (s *Instances) configureKind() operation.Kind {
 	return s.lifeKind("configure", func(p *lifeParams) []operation.Step {
-		return []operation.Step{s.change("configure", p, true, func(r *record) { r.set(*p.Settings) })}
+		return append([]operation.Step{s.change("configure", p, true, func(r *record) { r.set(*p.Settings) })}, s.reached(p, false)[1:]...)
 	})
 }
 
@@ -249,15 +252,6 @@ func (s *Instances) renameKind() operation.Kind {
 			},
 			Undo: func(ctx context.Context, run *operation.Run) error { return s.restore(ctx, run, p.ID) },
 		}
-		probe := s.probed(p)
-		do := probe.Do
-		probe.Do = func(ctx context.Context, run *operation.Run) error {
-			rec, err := s.get(ctx, p.ID)
-			if err != nil || rec.Mode != running {
-				return err // a suspended one has no login page
-			}
-			return do(ctx, run)
-		}
-		return []operation.Step{step, probe}
+		return append([]operation.Step{step}, s.reached(p, true)...)
 	})
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/infractl/infractl/internal/clock"
 	"github.com/infractl/infractl/internal/errs"
@@ -81,6 +82,11 @@ type world struct {
 	delivering sync.Mutex
 	// slow delays installations.
 	slow chan struct{}
+	// sights are how names are served, where that is not as they should be; deaf are the name servers' wrong answers by name. asked counts
+	// the names that were asked for.
+	sights map[string]*v1.PublicSight
+	deaf   map[string]string
+	asked  map[string]int
 }
 
 const dbImage, appImage, frontImage = "infractl/mariadb:10.11", "infractl/dolibarr:19.0.4", "infractl/front:1"
@@ -105,7 +111,8 @@ func exampleSite(t testing.TB) *site.Site {
 func newWorld(t testing.TB) *world {
 	t.Helper()
 	w := &world{t: t, store: rollouttest.NewStore(), clock: clock.NewFake(time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)), where: exampleSite(t),
-		hosts: map[string]*host{}, tasks: map[string]*v1.TaskResult{}, rollouts: map[string]*v1.Rollout{}, image: map[string]site.ImageArchive{}}
+		hosts: map[string]*host{}, tasks: map[string]*v1.TaskResult{}, rollouts: map[string]*v1.Rollout{}, image: map[string]site.ImageArchive{},
+		sights: map[string]*v1.PublicSight{}, deaf: map[string]string{}, asked: map[string]int{}}
 	w.key = filepath.Join(t.TempDir(), "store.key")
 	for _, image := range []string{dbImage, appImage, frontImage} {
 		w.image[image] = site.ImageArchive{Digest: "sha256:" + image, ImageID: "sha256:id-" + image}
@@ -353,6 +360,8 @@ func (w *world) work(node string, h *host, task *v1.Task) *v1.TaskResult {
 		return &v1.TaskResult{Outcome: &v1.TaskResult_Usage{Usage: &v1.UsageResult{Host: &v1.Usage{MemoryLimitBytes: h.memory, Cpus: 3, DiskLimitBytes: 100 << 30}}}}
 	case *v1.Task_Plan:
 		return &v1.TaskResult{Outcome: &v1.TaskResult_Plan{Plan: &v1.PlanResult{}}}
+	case *v1.Task_Public:
+		return &v1.TaskResult{Outcome: &v1.TaskResult_Public{Public: w.public(h, task.GetPublic())}}
 	}
 	inst := task.GetInstance().GetInstance()
 	out := &v1.InstanceResult{Version: h.installed[inst.GetId()]}
@@ -410,6 +419,28 @@ func (w *world) work(node string, h *host, task *v1.Task) *v1.TaskResult {
 		out.Found = h.inventory()
 	}
 	return &v1.TaskResult{Outcome: &v1.TaskResult_Instance{Instance: out}}
+}
+
+// public asks for names, as the node h.
+func (w *world) public(h *host, task *v1.PublicTask) *v1.PublicResult {
+	out := &v1.PublicResult{}
+	for _, n := range task.GetNames() {
+		w.asked[n.GetName()]++
+		sight := &v1.PublicSight{Name: n.GetName(), State: v1.PublicState_PUBLIC_STATE_SERVED, Version: n.GetVersion(), Issuer: "CN=R3",
+			Begins: timestamppb.New(w.clock.Now().Add(-24 * time.Hour)), Ends: timestamppb.New(w.clock.Now().Add(89 * 24 * time.Hour))}
+		told := slices.ContainsFunc(h.spec.GetProxy().GetHosts(), func(p *v1.ProxyHostSpec) bool { return slices.Contains(p.GetDomains(), n.GetName()) })
+		switch other := w.sights[n.GetName()]; {
+		case other != nil:
+			sight = other
+		case !told:
+			sight = &v1.PublicSight{Name: n.GetName(), State: v1.PublicState_PUBLIC_STATE_WRONG, Message: "the proxy was not told of it"}
+		}
+		out.Names = append(out.Names, sight)
+	}
+	for _, q := range task.GetQuestions() {
+		out.Answers = append(out.Answers, &v1.PublicAnswer{Question: q, Problem: w.deaf[q.GetName()]})
+	}
+	return out
 }
 
 func (h *host) inventory() []*v1.FoundInstance {

@@ -95,6 +95,9 @@ func (s *Instances) watch(ctx context.Context) error {
 			s.judge(node, list, found)
 		})
 	}
+	if _, err := s.seeAll(ctx, all, true); err != nil {
+		s.cfg.Log.Debug("the proxy could not be asked how names are served", "error", err)
+	}
 	asking.Wait()
 	return ctx.Err()
 }

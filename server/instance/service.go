@@ -162,6 +162,8 @@ func plan(where *site.Site, rec *record, p *createParams) []string {
 		fmt.Sprintf("install: Dolibarr %s (%s), %s", rec.Version, rec.AppImage, way),
 		"open: " + strings.Join(domains, ", ") + " at the proxy and in the DNS",
 		"probe: the login page says " + rec.Version,
+		"names: the site's name servers know " + domains[0],
+		"tls: the proxy serves " + strings.Join(domains, ", ") + " with a certificate (" + where.CertificateOf(domains[0]) + ") and the login page",
 	}
 	if len(p.Modules) > 0 {
 		out[3] += ", modules " + strings.Join(p.Modules, ", ")

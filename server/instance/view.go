@@ -5,6 +5,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -24,6 +25,8 @@ type view struct {
 	usage  map[string]*v1.Usage
 	// complaints are what hosts say that is not well, by node.
 	complaints map[string][]string
+	// sights are how names were last seen from the world's side.
+	sights map[string]*v1.PublicSight
 }
 
 // look takes the picture. Without a site, which a new server has not, instances have no names.
@@ -49,7 +52,7 @@ func (s *Instances) look(ctx context.Context) (*view, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	v.health, v.usage = maps.Clone(s.health), maps.Clone(s.usage)
+	v.health, v.usage, v.sights = maps.Clone(s.health), maps.Clone(s.usage), maps.Clone(s.sights)
 	return v, nil
 }
 
@@ -90,11 +93,27 @@ func (v *view) show(r *record) *v1.Instance {
 		out.Domains = v.where.InstanceDomains(&inst)
 		if len(out.Domains) > 0 && !r.Imported {
 			out.Url = "https://" + out.Domains[0] + "/"
-			out.Certificate = v.where.CertificateOf(out.Domains[0])
+			out.Certificate = v.certificates(out.Domains)
 		}
 	}
 	out.State, out.Problem = v.state(r)
 	return out
+}
+
+// certificates say where the main name's certificate comes from, how it was last seen, and which further names are not served as they
+// should be.
+func (v *view) certificates(domains []string) string {
+	parts := []string{v.where.CertificateOf(domains[0])}
+	for i, name := range domains {
+		switch sight := v.sights[name]; {
+		case sight == nil:
+		case i > 0 && sight.GetState() != v1.PublicState_PUBLIC_STATE_SERVED:
+			parts = append(parts, name+" "+words(sight))
+		case i == 0:
+			parts = append(parts, words(sight))
+		}
+	}
+	return strings.Join(parts, "; ")
 }
 
 // state says where an instance stands, and what is wrong with it.

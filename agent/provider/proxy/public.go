@@ -166,7 +166,7 @@ func (p *Provider) seeHost(ctx context.Context, d *door, n *v1.PublicName, s *v1
 		return errs.New(errs.Precondition, "the proxy has no certificate for it: %w", err).WithHint("%s", d.certificateHint())
 	}
 	served := secure.ConnectionState().PeerCertificates
-	s.Ends, s.Issuer = timestamppb.New(served[0].NotAfter), served[0].Issuer.String()
+	s.Begins, s.Ends, s.Issuer = timestamppb.New(served[0].NotBefore), timestamppb.New(served[0].NotAfter), served[0].Issuer.String()
 	if s.Message, err = p.judge(d, h, n.GetName(), served); err != nil {
 		return err
 	}

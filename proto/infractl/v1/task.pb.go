@@ -3396,7 +3396,9 @@ type PublicSight struct {
 	// Due is when the turn of a queued one comes, if nothing changes.
 	Due *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=due,proto3" json:"due,omitempty"`
 	// Version is what the login page shows.
-	Version       string `protobuf:"bytes,8,opt,name=version,proto3" json:"version,omitempty"`
+	Version string `protobuf:"bytes,8,opt,name=version,proto3" json:"version,omitempty"`
+	// Begins is since when its certificate is valid.
+	Begins        *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=begins,proto3" json:"begins,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3485,6 +3487,13 @@ func (x *PublicSight) GetVersion() string {
 		return x.Version
 	}
 	return ""
+}
+
+func (x *PublicSight) GetBegins() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Begins
+	}
+	return nil
 }
 
 // PublicAnswer is what a name server said.
@@ -3800,7 +3809,7 @@ const file_infractl_v1_task_proto_rawDesc = "" +
 	"\x06server\x18\x01 \x01(\tR\x06server\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
 	"\x04type\x18\x03 \x01(\tR\x04type\x12\x16\n" +
-	"\x06values\x18\x04 \x03(\tR\x06values\"\x8f\x02\n" +
+	"\x06values\x18\x04 \x03(\tR\x06values\"\xc3\x02\n" +
 	"\vPublicSight\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12.\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x18.infractl.v1.PublicStateR\x05state\x12\x18\n" +
@@ -3809,7 +3818,8 @@ const file_infractl_v1_task_proto_rawDesc = "" +
 	"\x04ends\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x04ends\x12\x16\n" +
 	"\x06issuer\x18\x06 \x01(\tR\x06issuer\x12,\n" +
 	"\x03due\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x03due\x12\x18\n" +
-	"\aversion\x18\b \x01(\tR\aversion\"a\n" +
+	"\aversion\x18\b \x01(\tR\aversion\x122\n" +
+	"\x06begins\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x06begins\"a\n" +
 	"\fPublicAnswer\x127\n" +
 	"\bquestion\x18\x01 \x01(\v2\x1b.infractl.v1.PublicQuestionR\bquestion\x12\x18\n" +
 	"\aproblem\x18\x02 \x01(\tR\aproblem\"s\n" +
@@ -3993,14 +4003,15 @@ var file_infractl_v1_task_proto_depIdxs = []int32{
 	5,  // 61: infractl.v1.PublicSight.state:type_name -> infractl.v1.PublicState
 	50, // 62: infractl.v1.PublicSight.ends:type_name -> google.protobuf.Timestamp
 	50, // 63: infractl.v1.PublicSight.due:type_name -> google.protobuf.Timestamp
-	45, // 64: infractl.v1.PublicAnswer.question:type_name -> infractl.v1.PublicQuestion
-	46, // 65: infractl.v1.PublicResult.names:type_name -> infractl.v1.PublicSight
-	47, // 66: infractl.v1.PublicResult.answers:type_name -> infractl.v1.PublicAnswer
-	67, // [67:67] is the sub-list for method output_type
-	67, // [67:67] is the sub-list for method input_type
-	67, // [67:67] is the sub-list for extension type_name
-	67, // [67:67] is the sub-list for extension extendee
-	0,  // [0:67] is the sub-list for field type_name
+	50, // 64: infractl.v1.PublicSight.begins:type_name -> google.protobuf.Timestamp
+	45, // 65: infractl.v1.PublicAnswer.question:type_name -> infractl.v1.PublicQuestion
+	46, // 66: infractl.v1.PublicResult.names:type_name -> infractl.v1.PublicSight
+	47, // 67: infractl.v1.PublicResult.answers:type_name -> infractl.v1.PublicAnswer
+	68, // [68:68] is the sub-list for method output_type
+	68, // [68:68] is the sub-list for method input_type
+	68, // [68:68] is the sub-list for extension type_name
+	68, // [68:68] is the sub-list for extension extendee
+	0,  // [0:68] is the sub-list for field type_name
 }
 
 func init() { file_infractl_v1_task_proto_init() }
