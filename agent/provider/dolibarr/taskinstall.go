@@ -245,7 +245,7 @@ func (p *Provider) cold(ctx context.Context, t *steps, inst *v1.InstanceSpec, in
 	}
 	if answer.Version != inst.GetVersion() {
 		return errs.New(errs.Precondition, "the image %s holds Dolibarr %.40s, not %s", inst.GetAppImage().GetUse(), answer.Version, inst.GetVersion()).
-			WithHint("infractl image build dolibarr --version %s", inst.GetVersion())
+			WithHint("leave the tag out of dolibarr.images.app, or infractl image build dolibarr --version %s", inst.GetVersion())
 	}
 	done.Modules = answer.Modules
 	if err := t.do("stop", func() error { return p.stopClean(ctx, db) }); err != nil {
