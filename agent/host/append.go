@@ -55,14 +55,20 @@ func (a *Appender) Write(p []byte) (int, error) {
 // Free returns how many bytes an ordinary user may still write to the file system of a path, or of the nearest folder above
 // it that is there.
 func (h *Host) Free(path string) (uint64, error) {
+	_, free, err := h.Space(path)
+	return free, err
+}
+
+// Space returns the size of that file system too.
+func (h *Host) Space(path string) (size, free uint64, err error) {
 	for {
 		var st syscall.Statfs_t
 		err := syscall.Statfs(h.Path(path), &st)
 		if err == nil {
-			return st.Bavail * uint64(st.Bsize), nil
+			return st.Blocks * uint64(st.Bsize), st.Bavail * uint64(st.Bsize), nil
 		}
 		if !errors.Is(err, fs.ErrNotExist) || path == "/" || path == "" {
-			return 0, errs.Wrap("ask for free space at "+path, err)
+			return 0, 0, errs.Wrap("ask for free space at "+path, err)
 		}
 		path = filepath.Dir(path)
 	}

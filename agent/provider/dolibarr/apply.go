@@ -38,6 +38,11 @@ func (p *Provider) Plan(ctx context.Context, w wish) (provider.Plan[*v1.Dolibarr
 		result.Changes = append(result.Changes, &v1.Change{Provider: p.Name(), Subject: "container " + c.Name, Action: v1.ChangeAction_CHANGE_ACTION_UPDATE,
 			Before: []string{c.State}, After: []string{"stopped, its data stays"}, Risk: v1.Risk_RISK_RESTART})
 	}
+	former, err := p.applied()
+	if err != nil {
+		return result, err
+	}
+	result.Changes = append(result.Changes, p.diskPlan(former, w.Spec)...)
 	front, err := p.frontPlan(ctx, w.Spec)
 	result.Changes = append(result.Changes, front...)
 	return result, err
@@ -76,6 +81,7 @@ func (p *Provider) Apply(ctx context.Context, pl plan) error {
 	}
 	front := errs.Join(p.frontApply(ctx, now), p.writeApplied(now))
 	err = errs.Join(append(failed, front)...)
+	p.measureSoon(former, seen)
 	if err != nil && front == nil {
 		return errs.New(errs.RolledBack, "%w", err).WithHint("%s", errs.HintOf(err))
 	}

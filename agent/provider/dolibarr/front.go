@@ -50,7 +50,7 @@ type frontWish struct {
 func (p *Provider) wishFront(spec *v1.DolibarrSpec, imageID string) (*frontWish, error) {
 	w := &frontWish{owners: map[string]string{}}
 	var err error
-	if w.config, w.digest, err = frontConfig(spec); err != nil {
+	if w.config, w.digest, err = frontConfig(spec, p.isFull); err != nil {
 		return nil, err
 	}
 	for _, inst := range spec.GetInstances() {
@@ -202,6 +202,9 @@ func (p *Provider) frontApply(ctx context.Context, spec *v1.DolibarrSpec) error 
 	if err != nil {
 		return err
 	}
+	if err := p.decided(spec); err != nil {
+		return err
+	}
 	if _, err := p.host.WriteFile(p.frontFile(), w.config, 0o644); err != nil {
 		return err
 	}
@@ -312,7 +315,7 @@ func (p *Provider) frontVerify(ctx context.Context, spec *v1.DolibarrSpec) error
 	if spec.GetFront() == nil {
 		return nil
 	}
-	_, digest, err := frontConfig(spec)
+	_, digest, err := frontConfig(spec, p.isFull)
 	if err != nil {
 		return err
 	}

@@ -32,14 +32,14 @@ var domainForm = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([
 
 type object = map[string]any
 
-// frontConfig makes Caddy's configuration of a host's front, and the digest that its health answer carries. Errors: Invalid for a domain
-// that is none or that two instances have.
-func frontConfig(spec *v1.DolibarrSpec) (config []byte, digest string, err error) {
+// frontConfig makes Caddy's configuration of a host's front, and the digest that its health answer carries. full says of which instances the
+// space is used up. Errors: Invalid for a domain that is none or that two instances have.
+func frontConfig(spec *v1.DolibarrSpec, full func(*v1.InstanceSpec) bool) (config []byte, digest string, err error) {
 	trusted, err := trustedRanges(spec.GetFront().GetTrustedProxies())
 	if err != nil {
 		return nil, "", err
 	}
-	routes, failures, err := frontRoutes(spec.GetInstances(), trusted)
+	routes, failures, err := frontRoutes(spec.GetInstances(), trusted, full)
 	if err != nil {
 		return nil, "", err
 	}
@@ -83,7 +83,7 @@ func trustedRanges(list []string) ([]string, error) {
 }
 
 // frontRoutes are one route for each instance, and what is shown when an application does not answer.
-func frontRoutes(instances []*v1.InstanceSpec, trusted []string) (routes, failures []any, err error) {
+func frontRoutes(instances []*v1.InstanceSpec, trusted []string, full func(*v1.InstanceSpec) bool) (routes, failures []any, err error) {
 	routes, failures = []any{}, []any{}
 	owner, hosts := map[string]string{}, map[string][]string{}
 	for _, inst := range instances {
@@ -99,7 +99,7 @@ func frontRoutes(instances []*v1.InstanceSpec, trusted []string) (routes, failur
 		if len(inst.GetDomains()) == 0 {
 			continue
 		}
-		handle, err := answers(inst, trusted)
+		handle, err := answers(inst, trusted, full(inst))
 		if err != nil {
 			return nil, nil, err
 		}
@@ -128,11 +128,18 @@ func frontRoutes(instances []*v1.InstanceSpec, trusted []string) (routes, failur
 }
 
 // answers are the routes of one instance. The Host header goes on as it came: Dolibarr makes its links of it.
-func answers(inst *v1.InstanceSpec, trusted []string) ([]any, error) {
+func answers(inst *v1.InstanceSpec, trusted []string, full bool) ([]any, error) {
 	routes := []any{object{"match": []any{object{"path": hidden}}, "terminal": true, "handle": []any{plain(404, "Not found.\n")}}}
 	var page pages.Page
 	switch inst.GetMode() {
 	case v1.InstanceMode_INSTANCE_MODE_RUNNING:
+		if full {
+			static, err := pages.Page{Kind: pages.Full, Language: inst.GetLanguage()}.Handler()
+			if err != nil {
+				return nil, err
+			}
+			routes = append(routes, object{"match": bringsData(), "terminal": true, "handle": []any{static}})
+		}
 		return append(routes, object{"handle": []any{object{"handler": "reverse_proxy", "trusted_proxies": trusted,
 			"transport": object{"protocol": "http", "dial_timeout": int64(5e9), "keep_alive": object{"max_idle_conns_per_host": 4}},
 			"upstreams": []any{object{"dial": containerName(inst.GetId(), "app") + ":80"}}}}}), nil
@@ -143,6 +150,25 @@ func answers(inst *v1.InstanceSpec, trusted []string) ([]any, error) {
 	}
 	static, err := page.Handler()
 	return append(routes, object{"handle": []any{static}}), err
+}
+
+// Numbers above 64 KiB and above 16 KiB: more than a form sends. A form with a place for a file sends its fields as parts of a body of
+// several, so that the smaller bound is not zero: who edits a customer's record sends some 10 KiB.
+const (
+	above64K = `^(6553[7-9]|655[4-9][0-9]|65[6-9][0-9]{2}|6[6-9][0-9]{3}|[7-9][0-9]{4}|[0-9]{6,})$`
+	above16K = `^(1638[5-9]|1639[0-9]|16[4-9][0-9]{2}|1[7-9][0-9]{3}|[2-9][0-9]{4}|[0-9]{6,})$`
+)
+
+// bringsData matches requests that bring more than a form: by their length, and those that do not tell it. Caddy keeps the header of a length
+// that was told, and there is none beside a body in chunks.
+func bringsData() []any {
+	methods := []string{"POST", "PUT", "PATCH"}
+	pattern := func(p string) object { return object{"pattern": p} }
+	return []any{
+		object{"method": methods, "header_regexp": object{"Content-Length": pattern(above64K)}},
+		object{"method": methods, "header_regexp": object{"Content-Length": pattern(above16K), "Content-Type": pattern(`(?i)^\s*multipart/`)}},
+		object{"method": methods, "header": object{"Content-Length": nil}},
+	}
 }
 
 func plain(status int, body string) object {

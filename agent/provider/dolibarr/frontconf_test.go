@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -27,6 +29,8 @@ func frontSpec(instances ...*v1.InstanceSpec) *v1.DolibarrSpec {
 		Image: &v1.StackImage{Use: "infractl/front:1"}, TrustedProxies: []string{"10.0.10.5"}}}
 }
 
+func nobodyFull(*v1.InstanceSpec) bool { return false }
+
 func TestFrontConfig(t *testing.T) {
 	for name, spec := range map[string]*v1.DolibarrSpec{
 		"none": frontSpec(),
@@ -34,9 +38,13 @@ func TestFrontConfig(t *testing.T) {
 			frontInstance("closed", "bbbbbbbb", "en", v1.InstanceMode_INSTANCE_MODE_CLOSED),
 			frontInstance("gone", "cccccccc", "", v1.InstanceMode_INSTANCE_MODE_ARCHIVED),
 			frontInstance("late", "dddddddd", "fr", v1.InstanceMode_INSTANCE_MODE_SUSPENDED)),
+		"full": frontSpec(frontInstance("acme", "aaaaaaaa", "fr", v1.InstanceMode_INSTANCE_MODE_RUNNING),
+			frontInstance("full", "bbbbbbbb", "fr", v1.InstanceMode_INSTANCE_MODE_RUNNING),
+			frontInstance("full-late", "cccccccc", "fr", v1.InstanceMode_INSTANCE_MODE_SUSPENDED)),
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, digest, err := frontConfig(spec)
+			full := func(i *v1.InstanceSpec) bool { return strings.HasPrefix(i.GetName(), "full") }
+			got, digest, err := frontConfig(spec, full)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -72,7 +80,7 @@ func TestFrontConfigRefuses(t *testing.T) {
 		"a domain of two":       bad(func(s *v1.DolibarrSpec) { s.Instances[0].Domains[0] = s.Instances[0].Domains[1] }),
 		"a proxy of no address": bad(func(s *v1.DolibarrSpec) { s.Front.TrustedProxies = []string{"proxy"} }),
 	} {
-		if _, _, err := frontConfig(spec); !errs.Is(err, errs.Invalid) {
+		if _, _, err := frontConfig(spec, nobodyFull); !errs.Is(err, errs.Invalid) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -80,13 +88,27 @@ func TestFrontConfigRefuses(t *testing.T) {
 
 func TestFrontDigestFollowsTheWish(t *testing.T) {
 	running := frontInstance("acme", "aaaaaaaa", "fr", v1.InstanceMode_INSTANCE_MODE_RUNNING)
-	_, a, err := frontConfig(frontSpec(running))
+	_, a, err := frontConfig(frontSpec(running), nobodyFull)
 	if err != nil {
 		t.Fatal(err)
 	}
 	suspended := frontInstance("acme", "aaaaaaaa", "fr", v1.InstanceMode_INSTANCE_MODE_SUSPENDED)
-	if _, b, err := frontConfig(frontSpec(suspended)); err != nil || a == b {
+	if _, b, err := frontConfig(frontSpec(suspended), nobodyFull); err != nil || a == b {
 		t.Errorf("%s and %s: %v", a, b, err)
+	}
+}
+
+func TestNumbersOfTheLengthsThatAreRefused(t *testing.T) {
+	for pattern, bound := range map[string]int{above64K: 64 << 10, above16K: 16 << 10} {
+		form := regexp.MustCompile(pattern)
+		for n := range 120_000 {
+			if got := form.MatchString(strconv.Itoa(n)); got != (n > bound) {
+				t.Fatalf("%d is above %d: %t", n, bound, got)
+			}
+		}
+		if !form.MatchString("99999999999") {
+			t.Error("a huge length is let in")
+		}
 	}
 }
 
@@ -99,7 +121,7 @@ func TestOnlyInstancesThatRunArePassedOn(t *testing.T) {
 			language := rapid.SampledFrom([]string{"fr", "en", "", "de"}).Draw(t, "language")
 			list = append(list, frontInstance(fmt.Sprintf("n%d", i), fmt.Sprintf("%08d", i), language, mode))
 		}
-		text, _, err := frontConfig(frontSpec(list...))
+		text, _, err := frontConfig(frontSpec(list...), nobodyFull)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -92,6 +92,8 @@ type Provider struct {
 	templating atomic.Int32
 	// working are the ids that tasks work on.
 	working sync.Map
+	// disk is what instances hold.
+	disk disk
 	// unstaged are images that could not be brought here, with the reason.
 	unstaged sync.Map
 
@@ -120,7 +122,7 @@ func New(cfg Config) *Provider {
 		cfg.Dir = "/var/lib/infractl/instances"
 	}
 	return &Provider{cfg: cfg, host: cfg.Host, engine: cfg.Engine, log: cfg.Log, uid: os.Geteuid(), gid: os.Getegid(),
-		starts: make(chan struct{}, startsAtOnce), locks: map[string]*sync.Mutex{}, repairs: map[string]attempts{}}
+		starts: make(chan struct{}, startsAtOnce), disk: disk{asked: map[string]bool{}, due: make(chan struct{}, 1)}, locks: map[string]*sync.Mutex{}, repairs: map[string]attempts{}}
 }
 
 // Stages are the stages that the provider takes part in.
