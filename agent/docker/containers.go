@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/mount"
 
 	"github.com/infractl/infractl/internal/errs"
 )
@@ -46,6 +47,8 @@ type Container struct {
 	Created time.Time
 	// Networks are the names of those that it is in, sorted.
 	Networks []string
+	// Mounts are what of the host it has; a volume without a name has a long one of the engine's.
+	Mounts []Mount
 }
 
 // Project is the stack that the container belongs to; empty for one that Compose did not make.
@@ -98,6 +101,13 @@ func (e *Engine) Containers(ctx context.Context, labels ...string) ([]Container,
 		c.Name = ownName(r.Names)
 		if r.NetworkSettings != nil {
 			c.Networks = slices.Sorted(maps.Keys(r.NetworkSettings.Networks))
+		}
+		for _, m := range r.Mounts {
+			one := Mount{Volume: m.Name, Target: m.Destination, ReadOnly: !m.RW}
+			if m.Type == mount.TypeBind {
+				one.Host = m.Source
+			}
+			c.Mounts = append(c.Mounts, one)
 		}
 		list = append(list, c)
 	}
