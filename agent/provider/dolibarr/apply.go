@@ -79,9 +79,10 @@ func (p *Provider) Apply(ctx context.Context, pl plan) error {
 		failed = append(failed, errs.Wrap("instance "+inst.GetName(), errs.Join(err, p.bringBack(ctx, inst, old))))
 		now.Instances = replaced(now.GetInstances(), inst.GetId(), old)
 	}
+	failed = append(failed, p.letGo(former, now))
 	front := errs.Join(p.frontApply(ctx, now), p.writeApplied(now))
-	err = errs.Join(append(failed, front)...)
 	p.measureSoon(former, seen)
+	err = errs.Join(append(failed, front)...)
 	if err != nil && front == nil {
 		return errs.New(errs.RolledBack, "%w", err).WithHint("%s", errs.HintOf(err))
 	}
@@ -151,6 +152,9 @@ func (p *Provider) change(ctx context.Context, one *instanceSight) error {
 		return err
 	}
 	one = fresh.instances[0]
+	if inst.GetAdopted() != nil {
+		return p.changeAdopted(ctx, one)
+	}
 	if one.err != nil {
 		return one.err
 	}

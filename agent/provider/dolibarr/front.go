@@ -55,7 +55,7 @@ func (p *Provider) wishFront(spec *v1.DolibarrSpec, imageID string) (*frontWish,
 	}
 	for _, inst := range spec.GetInstances() {
 		if inst.GetMode() == v1.InstanceMode_INSTANCE_MODE_RUNNING && len(inst.GetDomains()) > 0 {
-			name := networkName(inst.GetId())
+			name := instanceNetwork(inst)
 			w.networks, w.owners[name] = append(w.networks, name), inst.GetName()
 		}
 	}

@@ -142,7 +142,7 @@ func answers(inst *v1.InstanceSpec, trusted []string, full bool) ([]any, error) 
 		}
 		return append(routes, object{"handle": []any{object{"handler": "reverse_proxy", "trusted_proxies": trusted,
 			"transport": object{"protocol": "http", "dial_timeout": int64(5e9), "keep_alive": object{"max_idle_conns_per_host": 4}},
-			"upstreams": []any{object{"dial": containerName(inst.GetId(), "app") + ":80"}}}}}), nil
+			"upstreams": []any{object{"dial": appName(inst) + ":80"}}}}}), nil
 	case v1.InstanceMode_INSTANCE_MODE_CLOSED:
 		page = pages.Page{Kind: pages.Maintenance, Language: inst.GetLanguage()}
 	default:

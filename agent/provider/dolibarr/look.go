@@ -51,7 +51,7 @@ func (p *Provider) look(ctx context.Context, spec *v1.DolibarrSpec) (*sight, err
 	out := &sight{}
 	wanted := map[string]*instanceSight{}
 	for _, inst := range spec.GetInstances() {
-		one := &instanceSight{inst: inst, have: map[string]*docker.Container{}}
+		one := &instanceSight{inst: inst, have: map[string]*docker.Container{}, wish: map[string]docker.ContainerSpec{}}
 		wanted[inst.GetId()] = one
 		out.instances = append(out.instances, one)
 	}
@@ -71,8 +71,14 @@ func (p *Provider) look(ctx context.Context, spec *v1.DolibarrSpec) (*sight, err
 	if err := p.lookAround(ctx, wanted); err != nil {
 		return nil, err
 	}
+	if err := p.lookAdopted(ctx, out.instances); err != nil {
+		return nil, err
+	}
 	ids := map[string]string{}
 	for _, one := range out.instances {
+		if one.inst.GetAdopted() != nil {
+			continue
+		}
 		if err := p.complete(ctx, one, ids); err != nil {
 			return nil, err
 		}
@@ -111,7 +117,6 @@ func (p *Provider) complete(ctx context.Context, one *instanceSight, ids map[str
 		one.rec = &record{}
 	}
 	one.secrets = p.staleSecrets(one.inst, one.rec)
-	one.wish = map[string]docker.ContainerSpec{}
 	for part, spec := range p.wanted(one.inst) {
 		id, known := ids[spec.Image]
 		if !known {
@@ -159,6 +164,9 @@ func (one *instanceSight) differences() []string {
 	var list []string
 	if one.busy {
 		return nil
+	}
+	if one.inst.GetAdopted() != nil {
+		return one.adoptedDifferences()
 	}
 	switch {
 	case one.err != nil:
@@ -208,6 +216,11 @@ func (one *instanceSight) joined(have *docker.Container) bool {
 func (one *instanceSight) unwell() error {
 	if one.busy {
 		return nil
+	}
+	if one.inst.GetAdopted() != nil {
+		if err := one.incomplete(); err != nil {
+			return err
+		}
 	}
 	for _, part := range parts() {
 		if one.wish[part].Name == "" {

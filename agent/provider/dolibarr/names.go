@@ -36,6 +36,21 @@ func networkName(id string) string         { return "infractl-" + id }
 func containerName(id, part string) string { return "infractl-" + id + "-" + part }
 func volumeName(id, part string) string    { return "infractl-" + id + "-" + part }
 
+// instanceNetwork is the network of an instance, and appName the container that answers in it.
+func instanceNetwork(inst *v1.InstanceSpec) string {
+	if a := inst.GetAdopted(); a != nil {
+		return a.GetNetwork()
+	}
+	return networkName(inst.GetId())
+}
+
+func appName(inst *v1.InstanceSpec) string {
+	if a := inst.GetAdopted(); a != nil {
+		return a.GetAppContainer()
+	}
+	return containerName(inst.GetId(), partApp)
+}
+
 func labels(inst *v1.InstanceSpec, part string) map[string]string {
 	return map[string]string{LabelInstance: inst.GetName(), LabelID: inst.GetId(), LabelPart: part}
 }

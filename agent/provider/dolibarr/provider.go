@@ -157,6 +157,9 @@ func (p *Provider) Stage(ctx context.Context, spec *v1.DolibarrSpec) error {
 	}
 	done := map[string]bool{}
 	for _, inst := range spec.GetInstances() {
+		if inst.GetAdopted() != nil {
+			continue // its containers are there
+		}
 		for _, i := range []*v1.StackImage{inst.GetAppImage(), inst.GetDbImage()} {
 			if done[i.GetUse()] {
 				continue
@@ -197,6 +200,10 @@ func check(spec *v1.DolibarrSpec) error {
 			return errs.New(errs.Invalid, "instance %s stands there twice", inst.GetName()).WithHint(hint)
 		case inst.GetMode() == v1.InstanceMode_INSTANCE_MODE_UNSPECIFIED:
 			return errs.New(errs.Invalid, "instance %s has no mode", inst.GetName()).WithHint(hint)
+		case inst.GetAdopted() != nil:
+			if err := checkAdopted(inst); err != nil {
+				return err
+			}
 		case inst.GetAppImage().GetUse() == "" || inst.GetDbImage().GetUse() == "":
 			return errs.New(errs.Invalid, "instance %s names no images", inst.GetName()).WithHint(hint)
 		}

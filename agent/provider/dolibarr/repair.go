@@ -33,7 +33,7 @@ func (p *Provider) Repair(ctx context.Context) ([]string, error) {
 	}
 	var broken []*instanceSight
 	for _, one := range seen.instances {
-		if one.gone() && p.due(one.inst.GetId()) {
+		if (one.gone() || one.revived() != nil) && p.due(one.inst.GetId()) {
 			broken = append(broken, one)
 		}
 	}
@@ -46,7 +46,7 @@ func (p *Provider) Repair(ctx context.Context) ([]string, error) {
 			failed = append(failed, errs.Wrap("repair instance "+name, err))
 			continue
 		}
-		done = append(done, "instance "+name+": "+broken[i].unwell().Error())
+		done = append(done, "instance "+name+": "+errs.Join(broken[i].unwell(), broken[i].revived()).Error())
 	}
 	front, err := p.frontPlan(ctx, spec)
 	if err == nil && len(front) > 0 {

@@ -62,6 +62,9 @@ func (p *Provider) doOn(ctx context.Context, task *v1.InstanceTask, inst *v1.Ins
 	}
 	p.working.Store(inst.GetId(), true)
 	defer p.working.Delete(inst.GetId())
+	if inst.GetAdopted() != nil {
+		return p.doOnAdopted(ctx, task, inst)
+	}
 	switch a := task.GetAction().(type) {
 	case *v1.InstanceTask_Install:
 		return p.install(ctx, inst, a.Install)

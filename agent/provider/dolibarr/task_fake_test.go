@@ -1,6 +1,8 @@
 package dolibarr
 
 import (
+	"archive/tar"
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -377,6 +379,8 @@ func (e *testEngine) Run(ctx context.Context, id string, argv []string, user str
 	switch {
 	case argv[0] == "php" && user == "33:33":
 		return e.runTool(c, argv[2], input, stdout)
+	case argv[0] == "sh" && user == "33:33": // the tool in a container that has it not
+		return e.runTool(c, argv[len(argv)-1], archived(input, "input.json"), stdout)
 	case argv[0] == "caddy":
 		if e.badReload {
 			return 1, errs.New(errs.Internal, "caddy ended with code 1: no such module")
@@ -389,6 +393,20 @@ func (e *testEngine) Run(ctx context.Context, id string, argv []string, user str
 		e.sqls = append(e.sqls, string(input))
 	}
 	return 0, nil
+}
+
+// archived is a file of an archive.
+func archived(archive []byte, name string) []byte {
+	for r := tar.NewReader(bytes.NewReader(archive)); ; {
+		h, err := r.Next()
+		if err != nil {
+			return nil
+		}
+		if h.Name == name {
+			data, _ := io.ReadAll(r) // it is in memory
+			return data
+		}
+	}
 }
 
 func (e *testEngine) runTool(c *testContainer, verb string, input []byte, stdout io.Writer) (int, error) {

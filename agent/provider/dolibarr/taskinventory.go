@@ -118,7 +118,7 @@ func (p *Provider) foreign(containers []docker.Container, networks []docker.Netw
 			continue
 		}
 		name := m[1]
-		if dir := path.Clean(c.Labels[labelWorkingDir]); path.IsAbs(dir) && path.Base(dir) == name {
+		if dir := path.Clean(c.Labels[labelWorkingDir]); path.IsAbs(dir) && path.Base(dir) == name && p.host.Exists(dir) {
 			folders[name] = dir
 		} else if folders[name] == "" {
 			folders[name] = ""
@@ -144,14 +144,54 @@ func (p *Provider) foreign(containers []docker.Container, networks []docker.Netw
 			}
 		}
 	}
+	owners := volumeOwners(containers)
 	for _, v := range volumes {
-		if name := clientOf(v.Name, folders); name != "" && v.Labels[LabelID] == "" {
-			out = append(out, &v1.FoundInstance{Kind: "volume", Name: v.Name, Instance: name})
+		if v.Labels[LabelID] != "" {
+			continue
+		}
+		f := &v1.FoundInstance{Kind: "volume", Name: v.Name, Instance: clientOf(v.Name, folders)}
+		if owner, used := owners[v.Name]; used { // nothing that another container has is a client's, whatever it is called
+			f.Instance, f.Details = owner, map[string]string{detailMounted: "true"}
+		}
+		if f.GetInstance() != "" && !nameless.MatchString(v.Name) {
+			out = append(out, f)
 		}
 	}
 	for _, name := range sortedNames(folders) {
 		if dir := folders[name]; dir != "" && p.host.Exists(dir) {
-			out = append(out, &v1.FoundInstance{Kind: "folder", Name: dir, Instance: name, Version: p.foreignVersion(dir)})
+			version, admin := p.foreignEnv(dir)
+			f := &v1.FoundInstance{Kind: "folder", Name: dir, Instance: name, Version: version, Details: map[string]string{"admin": admin}}
+			if !foreignFolder(dir) {
+				f.Details["elsewhere"] = strings.Join(foreignFolders, ", ")
+			}
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+// detailMounted marks volumes that a client's containers have, and nobody else.
+const detailMounted = "mounted"
+
+// nameless is what the engine calls a volume that nobody has named; it goes with its container.
+var nameless = regexp.MustCompile(`^[0-9a-f]{64}$`)
+
+// volumeOwners says which client has a volume; "" where it is not one client alone.
+func volumeOwners(containers []docker.Container) map[string]string {
+	out := map[string]string{}
+	for _, c := range containers {
+		client := ""
+		if m := foreignContainer.FindStringSubmatch(c.Name); m != nil && c.Labels[LabelID] == "" {
+			client = m[1]
+		}
+		for _, m := range c.Mounts {
+			if m.Volume == "" {
+				continue
+			}
+			if was, known := out[m.Volume]; known && was != client {
+				client = ""
+			}
+			out[m.Volume] = client
 		}
 	}
 	return out
@@ -177,18 +217,21 @@ func sortedNames(m map[string]string) []string {
 	return out
 }
 
-// foreignVersion reads one line of an .env, DOLI_VERSION. The others hold passwords.
-func (p *Provider) foreignVersion(dir string) string {
+// foreignEnv reads two lines of an .env, DOLI_VERSION and DOLI_ADMIN_LOGIN. The others hold passwords.
+func (p *Provider) foreignEnv(dir string) (version, admin string) {
 	f, err := p.host.Stat(path.Join(dir, ".env"))
 	if err != nil || f.Absent || len(f.Data) > envLimit {
-		return ""
+		return "", ""
 	}
 	scan := bufio.NewScanner(bytes.NewReader(f.Data))
 	for scan.Scan() {
-		value, ok := strings.CutPrefix(strings.TrimSpace(scan.Text()), "DOLI_VERSION=")
-		if value = strings.Trim(value, `'" `); ok && versionForm.MatchString(value) {
-			return value
+		name, value, _ := strings.Cut(strings.TrimSpace(scan.Text()), "=")
+		switch value = strings.Trim(value, `'" `); {
+		case name == "DOLI_VERSION" && versionForm.MatchString(value):
+			version = value
+		case name == "DOLI_ADMIN_LOGIN" && loginForm.MatchString(value):
+			admin = value
 		}
 	}
-	return ""
+	return version, admin
 }

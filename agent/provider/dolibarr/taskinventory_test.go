@@ -31,6 +31,11 @@ func TestInventoryFindsOursAndForeign(t *testing.T) {
 	r.foreignClient("dup_ont", "15; rm")
 	r.engine.containers["x"] = &testContainer{Container: docker.Container{ID: "x", Name: "infra_Nginx", State: "running"}}
 	r.engine.volumes["portainer_data"] = docker.Volume{Name: "portainer_data"}
+	r.engine.volumes[strings.Repeat("ab", 32)] = docker.Volume{Name: strings.Repeat("ab", 32)}
+	r.engine.volumes["dup_shared"] = docker.Volume{Name: "dup_shared"} // dup's by its name, and of two clients
+	for _, id := range []string{"dupdolibarr", "dup_ontdolibarr"} {
+		r.engine.containers[id].Mounts = []docker.Mount{{Volume: "dup_shared", Target: "/x"}}
+	}
 	want := []string{
 		"container dup_dolibarr id= of=dup  running", "container dup_mariadb id= of=dup  running",
 		"container dup_ont_dolibarr id= of=dup_ont  running", "container dup_ont_mariadb id= of=dup_ont  running",
@@ -62,10 +67,15 @@ func TestInventoryFindsOursAndForeign(t *testing.T) {
 func (r *taskRig) foreignClient(name, version string) {
 	for _, part := range []string{"dolibarr", "mariadb"} {
 		id := name + part
-		r.engine.containers[id] = &testContainer{Container: docker.Container{ID: id, Name: name + "_" + part, State: "running"}}
+		c := &testContainer{Container: docker.Container{ID: id, Name: name + "_" + part, State: "running", Networks: []string{name + "_network"}}}
+		if part == "mariadb" {
+			c.Mounts = []docker.Mount{{Volume: name + "_data", Target: "/data"}, {Volume: strings.Repeat("ab", 32), Target: "/nameless"}}
+			c.spec.Mounts = c.Mounts[:1]
+		}
+		r.engine.containers[id] = c
 	}
 	r.engine.networks[name+"_network"] = docker.Network{Name: name + "_network", Subnet: "172.20.0.0/16"}
-	r.engine.volumes[name+"_data"] = docker.Volume{Name: name + "_data"}
+	r.engine.volumes[name+"_data"] = docker.Volume{Name: name + "_data", Path: "/volumes/" + name + "_data"}
 	_, err := r.host.WriteFile("/working_dir/clients/"+name+"/.env", []byte("NOM_CLIENT="+name+"\nDOLI_DB_PASSWORD='secret-of-env'\nDOLI_VERSION="+version+"\n"), 0o644)
 	must(r.t, err)
 }

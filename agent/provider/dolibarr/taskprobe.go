@@ -28,7 +28,7 @@ func (p *Provider) probe(ctx context.Context, inst *v1.InstanceSpec) (*v1.Instan
 	if err != nil {
 		return nil, err
 	}
-	if inst.GetVersion() != "" && version != inst.GetVersion() {
+	if inst.GetVersion() != "" && inst.GetAdopted() == nil && version != inst.GetVersion() {
 		return nil, errs.New(errs.Precondition, "its login page says %s, and it should be %s", version, inst.GetVersion())
 	}
 	return &v1.InstanceResult{Version: version, Steps: t.list}, nil

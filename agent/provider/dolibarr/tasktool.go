@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"io"
 	"strings"
 	"time"
@@ -62,12 +61,16 @@ func (p *Provider) verb(ctx context.Context, t *steps, container, verb string, i
 	if err != nil {
 		return dolibarr.Answer{}, errs.Wrap(verb, err)
 	}
+	return p.answered(ctx, t, container, verb, []string{"php", dolibarr.ToolFile, verb}, bytes.NewReader(text))
+}
+
+// answered runs a program that answers as the tool does, as the web user.
+func (p *Provider) answered(ctx context.Context, t *steps, container, verb string, argv []string, stdin io.Reader) (dolibarr.Answer, error) {
 	started := time.Now()
 	out, in := io.Pipe()
 	ran := make(chan error, 1)
 	go func() {
-		argv := []string{"php", dolibarr.ToolFile, verb}
-		code, err := p.engine.Run(ctx, container, argv, fmt.Sprintf("%d:%d", dolibarr.WebUser, dolibarr.WebUser), bytes.NewReader(text), in)
+		code, err := p.engine.Run(ctx, container, argv, webUser(), stdin, in)
 		if err == nil && code != 0 {
 			err = errs.New(errs.Internal, "the tool ended with code %d", code)
 		}

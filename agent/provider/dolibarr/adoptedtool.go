@@ -1,0 +1,130 @@
+package dolibarr
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"io/fs"
+	"path"
+	"strings"
+
+	"github.com/infractl/infractl/internal/dolibarr"
+	"github.com/infractl/infractl/internal/errs"
+	v1 "github.com/infractl/infractl/proto/infractl/v1"
+)
+
+// doOnAdopted does something once with an adopted instance.
+func (p *Provider) doOnAdopted(ctx context.Context, task *v1.InstanceTask, inst *v1.InstanceSpec) (*v1.InstanceResult, error) {
+	if err := checkAdopted(inst); err != nil {
+		return nil, err
+	}
+	t := &steps{}
+	switch a := task.GetAction().(type) {
+	case *v1.InstanceTask_Password:
+		answer, err := p.adoptedVerb(ctx, t, inst, dolibarr.VerbPassword, dolibarr.PasswordInput{AdminLogin: inst.GetAdminLogin()})
+		return &v1.InstanceResult{Version: answer.Version, Steps: t.list}, err
+	case *v1.InstanceTask_Modules:
+		answer, err := p.adoptedVerb(ctx, t, inst, dolibarr.VerbModules,
+			dolibarr.ModulesInput{Enable: a.Modules.GetEnable(), Disable: a.Modules.GetDisable()})
+		return &v1.InstanceResult{Version: answer.Version, Modules: answer.Modules, Steps: t.list}, err
+	case *v1.InstanceTask_Purge:
+		return p.purgeAdopted(ctx, inst)
+	}
+	return nil, errs.New(errs.Invalid, "this cannot be done with an adopted instance, whose containers infractl did not make")
+}
+
+// adoptedScript runs the tool in a container that has it not: it comes as an archive by stdin, stands in memory for as long as it runs, and
+// with it the secret that it needs. The arguments are the client's name and the verb. The original scripts keep the code in
+// /var/www/CLIENT/htdocs; Dolibarr's own image has it in /var/www/html.
+const adoptedScript = `umask 077
+no() { printf '{"ok":false,"error":"%s","hint":"%s"}\n' "$1" "$2"; exit 1; }
+command -v php >/dev/null && command -v tar >/dev/null || no 'its container has no php or no tar' 'do it in Dolibarr itself, or in its database'
+for htdocs in "/var/www/$1/htdocs" /mnt/web/htdocs /var/www/html; do [ -e "$htdocs/conf/conf.php" ] && break; done
+[ -r "$htdocs/conf/conf.php" ] || no 'no conf.php that www-data can read is where the original scripts put it' 'do it in Dolibarr itself'
+for memory in /dev/shm /tmp; do [ -w "$memory" ] && break; done
+dir=$(mktemp -d "$memory/infractl.XXXXXX") || exit 1
+trap 'rm -rf "$dir"' EXIT
+trap 'exit 1' HUP INT TERM
+tar -x -f - -C "$dir" || exit 1
+documents=/mnt/data; [ -d "$documents" ] || documents=/var/www/documents
+INFRACTL_HTDOCS=$htdocs INFRACTL_DOCUMENTS=$documents INFRACTL_SECRETS=$dir/secrets php "$dir/tool.php" "$2" <"$dir/input.json"`
+
+// adoptedVerb runs a verb of the tool in the application's container of an adopted instance.
+func (p *Provider) adoptedVerb(ctx context.Context, t *steps, inst *v1.InstanceSpec, verb string, input any) (dolibarr.Answer, error) {
+	app, err := p.engine.Inspect(ctx, inst.GetAdopted().GetAppContainer())
+	if err != nil {
+		return dolibarr.Answer{}, err
+	}
+	if app.State != "running" {
+		return dolibarr.Answer{}, errs.New(errs.Precondition, "its container %s is %s", app.Name, app.State).
+			WithHint("infractl instance resume %s", inst.GetName())
+	}
+	secrets, err := p.fetch(ctx, inst.GetSecrets())
+	if err != nil {
+		return dolibarr.Answer{}, err
+	}
+	archive, err := toolArchive(secrets, input)
+	if err != nil {
+		return dolibarr.Answer{}, errs.Wrap(verb, err)
+	}
+	client := strings.TrimSuffix(inst.GetAdopted().GetAppContainer(), "_dolibarr")
+	argv := []string{"sh", "-c", adoptedScript, "sh", client, verb}
+	return p.answered(ctx, t, app.ID, verb, argv, archive)
+}
+
+// fetch gets secrets by the last part of their names.
+func (p *Provider) fetch(ctx context.Context, refs []*v1.SecretRef) (map[string][]byte, error) {
+	values := map[string][]byte{}
+	if len(refs) == 0 {
+		return values, nil
+	}
+	if p.cfg.Fetcher == nil {
+		return nil, errs.New(errs.Unavailable, "there is no connection to the server")
+	}
+	list, err := p.cfg.Fetcher.Secrets(ctx, refs)
+	if err != nil {
+		return nil, errs.Wrap("fetch secrets", err)
+	}
+	for i, v := range list {
+		if i >= len(refs) || v.GetName() != refs[i].GetName() || v.GetVersion() != refs[i].GetVersion() {
+			return nil, errs.New(errs.Internal, "the server gave another secret than was asked for")
+		}
+		values[secretName(refs[i])] = v.GetValue()
+	}
+	return values, nil
+}
+
+// toolArchive packs the tool, what it reads on stdin and its secrets.
+func toolArchive(secrets map[string][]byte, input any) (io.Reader, error) {
+	text, err := json.Marshal(input)
+	if err != nil {
+		return nil, err
+	}
+	files := map[string][]byte{"input.json": text}
+	for name, value := range secrets {
+		files["secrets/"+name] = value
+	}
+	tool := dolibarr.Tool()
+	err = fs.WalkDir(tool, ".", func(name string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			files[path.Base(name)], err = fs.ReadFile(tool, name)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	var out bytes.Buffer
+	w := tar.NewWriter(&out)
+	for name, data := range files {
+		if err := w.WriteHeader(&tar.Header{Name: name, Mode: secretMode, Size: int64(len(data))}); err != nil {
+			return nil, err
+		}
+		if _, err := w.Write(data); err != nil {
+			return nil, err
+		}
+	}
+	return &out, w.Close()
+}
