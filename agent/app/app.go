@@ -130,6 +130,9 @@ func New(cfg Config) (*App, error) {
 		}
 		a.metrics = a.newMetrics()
 		a.observer = newObserver(a.host, a.providers.Router, a.engine.Spec, a.registry)
+		if a.providers.Instances != nil {
+			a.registry.MustRegister(newInstanceDisk(a.providers.Instances))
+		}
 	}
 	a.facts = facts.New(reader)
 	return a, nil
@@ -204,6 +207,7 @@ func (a *App) Run(ctx context.Context) error {
 		go a.observe(ctx)
 		go a.metrics.Run(ctx)
 		go a.watchLogins(ctx)
+		go a.watchInstances(ctx)
 		if a.providers.SSH != nil {
 			go a.providers.SSH.Warm(ctx)
 		}
@@ -285,7 +289,7 @@ func (a *App) session(ctx context.Context) error {
 		cfg.Engine = engineAdapter{a.engine, a.own}
 		cfg.Consoles = a.consoles()
 		cfg.Observed = a.observer
-		cfg.Usage = a.metrics.Usage().Measure
+		cfg.Usage = a.usage
 	}
 	if a.providers.Stacks != nil {
 		cfg.Stacks = a.providers.Stacks
