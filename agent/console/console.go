@@ -68,7 +68,9 @@ type Config struct {
 	// container is touched.
 	Stacks    func() []string
 	Instances func() map[string]string
-	Log       hclog.Logger
+	// Adopted are the containers of instances that infractl did not make, by instance and part; nil means none.
+	Adopted func() map[string]map[string]string
+	Log     hclog.Logger
 }
 
 // maxOpen is how many consoles there are at once; the server has a lower limit.

@@ -49,7 +49,8 @@ func newRig(t *testing.T) *rig {
 	r := &rig{T: t, logs: map[string]string{}}
 	r.consoles = console.New(console.Config{Host: host.New(host.Config{Runner: r}), Engine: r, Log: hclog.NewNullLogger(),
 		Stacks:    func() []string { return []string{"shop"} },
-		Instances: func() map[string]string { return map[string]string{"acme": "aaaa1111"} }})
+		Instances: func() map[string]string { return map[string]string{"acme": "aaaa1111", "old": "cccc3333"} },
+		Adopted:   func() map[string]map[string]string { return map[string]map[string]string{"old": {"app": "old_dolibarr", "db": "old_mariadb"}} }})
 	server := grpc.NewServer()
 	v1.RegisterSessionServiceServer(server, r)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -303,6 +304,25 @@ func TestLogsOfAnInstance(t *testing.T) {
 	if diff := cmp.Diff([]string{"db:d\n"}, got); diff != "" {
 		t.Error(diff)
 	}
+}
+
+func TestLogsOfAnAdoptedInstance(t *testing.T) {
+	r := newRig(t)
+	r.containers = []docker.Container{{ID: "d", Name: "old_mariadb", State: "running"}, {ID: "a", Name: "old_dolibarr", State: "exited"},
+		{ID: "x", Name: "old_dolibarr2", State: "running"}, part("y", "cccc3333", "app")}
+	r.logs = map[string]string{"d": "d\n", "a": "a\n", "x": "SECRET\n", "y": "SECRET\n"}
+	var got []string
+	r.script = func(s serverStream) error { got, _ = read(s); return nil }
+	for service, want := range map[string][]string{"": {"app:a\n", "db:d\n"}, "app": {"app:a\n"}} {
+		if err := r.attach(t.Context(), logsOf(&v1.LogSource{Instance: "old", Service: service})); err != nil {
+			t.Fatal(err)
+		}
+		slices.Sort(got)
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Error(diff)
+		}
+	}
+	wantCode(t, r.attach(t.Context(), execOf(&v1.ExecCommand{Instance: "old", Service: "cron", Argv: []string{"sh"}})), errs.Precondition)
 }
 
 func TestOnlyManagedStacks(t *testing.T) {

@@ -200,6 +200,11 @@ func (c *Consoles) labels(p console.Place) (map[string]string, error) {
 
 // containers are those of a managed stack or instance, by service and number.
 func (c *Consoles) containers(ctx context.Context, p console.Place) ([]docker.Container, error) {
+	if c.cfg.Adopted != nil && c.cfg.Engine != nil {
+		if parts := c.cfg.Adopted()[p.GetInstance()]; parts != nil {
+			return c.adopted(ctx, parts, p.GetService())
+		}
+	}
 	chosen, err := c.labels(p)
 	if err != nil {
 		return nil, err
@@ -225,6 +230,27 @@ func (c *Consoles) containers(ctx context.Context, p console.Place) ([]docker.Co
 	slices.SortStableFunc(list, func(a, b docker.Container) int {
 		return cmp.Or(cmp.Compare(service(a), service(b)), number(a)-number(b))
 	})
+	return list, nil
+}
+
+// adopted are the containers of an instance that infractl did not make, or one of them. They carry no label of ours, so that their whole
+// names are compared; the result has the labels that ours would have.
+func (c *Consoles) adopted(ctx context.Context, parts map[string]string, only string) ([]docker.Container, error) {
+	all, err := c.cfg.Engine.Containers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var list []docker.Container
+	for part, name := range parts {
+		at := slices.IndexFunc(all, func(one docker.Container) bool { return one.Name == name })
+		if at < 0 || only != "" && only != part {
+			continue
+		}
+		one := all[at]
+		one.Labels = map[string]string{labelInstance: name, labelPart: part}
+		list = append(list, one)
+	}
+	slices.SortFunc(list, func(a, b docker.Container) int { return cmp.Compare(service(a), service(b)) })
 	return list, nil
 }
 
