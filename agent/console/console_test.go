@@ -50,7 +50,9 @@ func newRig(t *testing.T) *rig {
 	r.consoles = console.New(console.Config{Host: host.New(host.Config{Runner: r}), Engine: r, Log: hclog.NewNullLogger(),
 		Stacks:    func() []string { return []string{"shop"} },
 		Instances: func() map[string]string { return map[string]string{"acme": "aaaa1111", "old": "cccc3333"} },
-		Adopted:   func() map[string]map[string]string { return map[string]map[string]string{"old": {"app": "old_dolibarr", "db": "old_mariadb"}} }})
+		Adopted: func() map[string]map[string]string {
+			return map[string]map[string]string{"old": {"app": "old_dolibarr", "db": "old_mariadb"}}
+		}})
 	server := grpc.NewServer()
 	v1.RegisterSessionServiceServer(server, r)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
