@@ -106,6 +106,9 @@ func ImagesOf(spec *v1.HostSpec) []ImageUse {
 		}
 	}
 	for _, inst := range spec.GetDolibarr().GetInstances() {
+		if inst.GetAdopted() != nil {
+			continue
+		}
 		out = append(out, ImageUse{"instances", inst.GetAppImage()}, ImageUse{"instances", inst.GetDbImage()})
 	}
 	if front := spec.GetDolibarr().GetFront(); front != nil {

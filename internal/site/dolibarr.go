@@ -295,10 +295,12 @@ func (s *Site) instancesOn(n *Node, res Resources) *v1.DolibarrSpec {
 func (s *Site) InstanceSpec(inst *Instance, res Resources) *v1.InstanceSpec {
 	spec := &v1.InstanceSpec{
 		Name: inst.Name, Id: inst.ID, Mode: inst.Mode, Version: inst.Version,
-		AppImage: s.stackImage(inst.AppImage, res), DbImage: s.stackImage(inst.DBImage, res),
 		Domains:  s.InstanceDomains(inst),
 		Limits:   &v1.InstanceLimits{MemoryBytes: inst.MemoryBytes, MilliCpus: inst.MilliCPUs, Pids: inst.PIDs, DiskBytes: inst.DiskBytes},
-		Timezone: inst.Timezone, Language: inst.Language, Cron: inst.Cron, AdminLogin: inst.AdminLogin,
+		Timezone: inst.Timezone, Language: inst.Language, Cron: inst.Cron, AdminLogin: inst.AdminLogin, Adopted: inst.Adopted,
+	}
+	if inst.Adopted == nil {
+		spec.AppImage, spec.DbImage = s.stackImage(inst.AppImage, res), s.stackImage(inst.DBImage, res)
 	}
 	if inst.Subnet.IsValid() {
 		spec.Subnet = inst.Subnet.String()

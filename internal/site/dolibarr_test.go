@@ -58,6 +58,24 @@ func TestInstancesAreDerivedForTheirHost(t *testing.T) {
 	}
 }
 
+func TestAdoptedInstancesAreShownAsTheyAre(t *testing.T) {
+	res := instanceResources()
+	res.Instances = []Instance{{Name: "dup", ID: "d0000000", Node: "srv-prod", Mode: running, Version: "15",
+		Adopted: &v1.AdoptedInstance{AppContainer: "dup_dolibarr", DbContainer: "dup_mariadb", Network: "dup_network"}}}
+	specs, s := proxySpec(t, res, "driver: npm ", "driver: caddy ")
+	spec := specs["srv-prod"].GetDolibarr()
+	if inst := spec.GetInstances()[0]; inst.GetAppImage() != nil || inst.GetDbImage() != nil || inst.GetAdopted().GetNetwork() != "dup_network" || spec.GetFront() == nil {
+		t.Errorf("the host is told %v", spec)
+	}
+	if got := ArchivesOf(specs["srv-prod"]); !slices.Equal(got, []string{"sha256:ca"}) {
+		t.Errorf("archives %v, want the front's alone", got)
+	}
+	name := "dup.dolibarr.projetpro.example"
+	if !slices.ContainsFunc(specs[s.ProxyNode()].GetProxy().GetHosts(), func(h *v1.ProxyHostSpec) bool { return h.GetDomains()[0] == name && h.GetInstance() == "dup" }) {
+		t.Errorf("the proxy has %v", specs[s.ProxyNode()].GetProxy().GetHosts())
+	}
+}
+
 func TestInstancesReachOnlyWhatTheyNeed(t *testing.T) {
 	src := example(t, true)
 	src.Content = append(src.Content, "\n"...)

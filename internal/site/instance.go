@@ -32,4 +32,6 @@ type Instance struct {
 	AdminLogin string
 	// Secrets are the version ids of its secrets by their names, such as db-root; SecretName makes the names in the server's store.
 	Secrets map[string]string
+	// Adopted names the parts of one that infractl did not make; nil for all others. Then limits of 0 mean that nobody set them.
+	Adopted *v1.AdoptedInstance
 }

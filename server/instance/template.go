@@ -68,7 +68,7 @@ func (s *Instances) templates(ctx context.Context) ([]wantedTemplate, error) {
 		}
 	}
 	for _, inst := range res.Instances {
-		if !slices.Contains(versions[inst.Node], inst.Version) {
+		if inst.Adopted == nil && !slices.Contains(versions[inst.Node], inst.Version) {
 			versions[inst.Node] = append(versions[inst.Node], inst.Version)
 		}
 	}
