@@ -211,11 +211,24 @@ func TestRealInstances(t *testing.T) {
 		if err := exec.Command("docker", "exec", "-u", "mysql", "infractl-bbbbbbbb-db", "mariadb", "-uroot", "-pVALUEOFdbroot0v1", "-e", "SELECT 1").Run(); err != nil {
 			t.Error("root does not get in with its own password")
 		}
+		theirs, _ := p.host.Glob(p.templatesDir() + "/*/data/" + healthFile) // of the official image, no other one has it
+		for _, file := range theirs {
+			paths, err := p.volumePaths(ctx, "bbbbbbbb")
+			must(t, err)
+			mine := paths["data"] + "/" + healthFile
+			if same := exec.Command("cmp", "-s", file, mine).Run() == nil; same || sh(t, "stat", "-c", "%a %u", mine) != "600 999" {
+				t.Errorf("the password of the health check: the template's %t, %s", same, sh(t, "stat", "-c", "%a %u", mine))
+			}
+		}
+		healthy(t, "bbbbbbbb")
 		if got := sh(t, "docker", "inspect", "infractl-bbbbbbbb-db", "infractl-bbbbbbbb-app", "infractl-bbbbbbbb-cron"); strings.Contains(got, "VALUEOF") {
 			t.Error("docker inspect shows a secret")
 		}
 	})
 	t.Run("whatever the image, no right and nothing of its own start", func(t *testing.T) { isolated(t, p) })
+	if strings.HasPrefix(cold.AppImage.Use, "dolibarr/") {
+		t.Run("its own start would have done it", func(t *testing.T) { ownStart(t, cold.AppImage.Use) })
+	}
 	t.Run("killed and back", func(t *testing.T) {
 		for _, part := range []string{partApp, partDB} {
 			sh(t, "docker", "kill", containerName("aaaaaaaa", part))
@@ -311,6 +324,20 @@ func isolated(t *testing.T, p *Provider) {
 		t.Errorf("the application's log: %.2000s", logs)
 	}
 	healthy(t, "aaaaaaaa")
+}
+
+// ownStart says that the official image, started as it wishes, does what isolated did not find: otherwise that proves nothing.
+func ownStart(t *testing.T, image string) {
+	id := sh(t, "docker", "run", "-d", "--network", "none", image)
+	defer sh(t, "docker", "rm", "-f", "-v", id)
+	sh(t, "docker", "exec", id, "sh", "-c", "until grep -q . /var/www/documents/initdb.log; do sleep 0.1; done") // it waits for a database
+	if got := sh(t, "docker", "exec", id, "id", "-u"); got != "0" {
+		t.Errorf("it runs as %s", got)
+	}
+	if conf := sh(t, "docker", "exec", id, "cat", "/var/www/html/conf/conf.php"); !strings.Contains(conf, "myinstanceuniquekey") || !strings.Contains(conf, "dolidbpass") {
+		t.Errorf("conf.php: %s", conf)
+	}
+	sh(t, "docker", "exec", "-u", "33", id, "sh", "-c", "chmod u+w /var/www/html/index.php && echo >> /var/www/html/index.php")
 }
 
 // healthy asks the health checks as the engine does.

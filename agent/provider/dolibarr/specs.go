@@ -1,6 +1,7 @@
 package dolibarr
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -23,6 +24,8 @@ const (
 	minCronMemory, minDBMemory, minAppMemory = 64 * mib, 96 * mib, 96 * mib
 	// A database has a few threads and no children; scheduled jobs are one program at a time.
 	dbPIDs, cronPIDs = 128, 64
+	// defaultPage is PHP's own limit where the container's says nothing.
+	defaultPage = 256 * mib
 )
 
 // share is what one part of an instance may use.
@@ -86,21 +89,20 @@ func (p *Provider) file(from, to string) docker.Mount {
 
 // webContainer is what application, scheduled jobs and tool have in common. Of the image it takes PHP and the code alone: its own start is
 // passed by, because the official one rewrites configuration, changes owners of all documents and upgrades databases. So every image runs
-// as the web user, without any right, on a file system that cannot be written.
-func (p *Provider) webContainer(inst *v1.InstanceSpec, part string) docker.ContainerSpec {
+// as the web user, without any right, on a file system that cannot be written. pageMemory is PHP's own limit.
+func (p *Provider) webContainer(inst *v1.InstanceSpec, part string, pageMemory int64) docker.ContainerSpec {
 	id := inst.GetId()
 	s := docker.ContainerSpec{
 		Name: containerName(id, part), Image: inst.GetAppImage().GetUse(), Hostname: part, Labels: labels(inst, part), Restart: "unless-stopped",
 		User: webUser(), ReadOnly: true,
 		Tmpfs: map[string]string{"/tmp": "mode=1777", "/run": "mode=1777", "/var/lib/php/sessions": fmt.Sprintf("mode=0700,uid=%d,gid=%d",
 			dolibarr.WebUser, dolibarr.WebUser)},
-		Env: []string{"PHP_INI_SCAN_DIR=:" + dolibarr.ToolDir}, // the files that the image has, and then those of the tool
+		Env: []string{"PHP_INI_SCAN_DIR=:" + dolibarr.ToolDir, // the files that the image has, and then those of the tool, which have these
+			"PHP_INI_DATE_TIMEZONE=" + cmp.Or(inst.GetTimezone(), "UTC"), "PHP_INI_UPLOAD_MAX_FILESIZE=64M", "PHP_INI_POST_MAX_SIZE=66M",
+			fmt.Sprintf(phpMemory+"%dM", pageMemory/mib)},
 		Mounts: []docker.Mount{{Volume: volumeName(id, "documents"), Target: dolibarr.Documents}, {Volume: volumeName(id, "custom"), Target: dolibarr.Custom},
 			{Host: p.host.Path(p.confDir(id)), Target: dolibarr.Conf, ReadOnly: true}, {Host: p.host.Path(p.toolDir()), Target: dolibarr.ToolDir, ReadOnly: true}},
 		Networks: []docker.Attachment{{Network: networkName(id), Aliases: []string{part}}},
-	}
-	if inst.GetTimezone() != "" {
-		s.Env = append(s.Env, "PHP_INI_DATE_TIMEZONE="+inst.GetTimezone())
 	}
 	return s
 }
@@ -108,12 +110,13 @@ func (p *Provider) webContainer(inst *v1.InstanceSpec, part string) docker.Conta
 func webUser() string { return fmt.Sprintf("%d:%d", dolibarr.WebUser, dolibarr.WebUser) }
 
 func (p *Provider) appContainer(inst *v1.InstanceSpec) docker.ContainerSpec {
-	s := p.webContainer(inst, partApp)
 	_, app, _ := shares(inst.GetLimits())
-	app.limit(&s)
+	page := int64(defaultPage)
 	if app.memory > 0 { // one page may take half of it: what does not fit is an error of PHP, and not a killed server
-		s.Env = append(s.Env, fmt.Sprintf(phpMemory+"%dM", max(app.memory/2, minCronMemory)/mib))
+		page = max(app.memory/2, minCronMemory)
 	}
+	s := p.webContainer(inst, partApp, page)
+	app.limit(&s)
 	s.Env = append(s.Env, webWorkers, "DOLI_INSTALL_AUTO=0", "DOLI_CRON=0") // the last two for whoever starts the official image's own start
 	s.Entrypoint, s.Cmd = []string{"apache2", "-f", dolibarr.ToolDir + "/infractl.conf", "-D", "FOREGROUND"}, nil
 	s.Health = &docker.Health{Test: []string{"CMD", "sh", dolibarr.ToolDir + "/infractl-healthcheck"}, Interval: time.Minute, Timeout: 15 * time.Second,
@@ -126,7 +129,7 @@ func (p *Provider) appContainer(inst *v1.InstanceSpec) docker.ContainerSpec {
 const webWorkers = "APACHE_MAX_WORKERS=8"
 
 func (p *Provider) cronContainer(inst *v1.InstanceSpec) docker.ContainerSpec {
-	s := p.webContainer(inst, partCron)
+	s := p.webContainer(inst, partCron, defaultPage)
 	_, _, cron := shares(inst.GetLimits())
 	cron.limit(&s)
 	s.Entrypoint, s.Cmd = []string{"sh", dolibarr.CronFile}, nil
@@ -138,7 +141,7 @@ func (p *Provider) cronContainer(inst *v1.InstanceSpec) docker.ContainerSpec {
 
 // toolContainer is the container in which verbs of the tool run, beside an instance.
 func (p *Provider) toolContainer(inst *v1.InstanceSpec, _ string, writable bool) docker.ContainerSpec {
-	s := p.webContainer(inst, partTool)
+	s := p.webContainer(inst, partTool, defaultPage)
 	_, app, _ := shares(inst.GetLimits())
 	s.MemoryBytes, s.PIDs = max(app.memory, 256*mib), cronPIDs
 	s.Restart, s.Health = "", &docker.Health{Test: []string{"NONE"}}
