@@ -84,10 +84,32 @@ func (a *app) instanceNote(i *v1.Instance) string {
 		return "since " + a.ago(i.GetSuspendedAt())
 	case i.GetState() == v1.InstanceState_INSTANCE_STATE_CREATING, i.GetState() == v1.InstanceState_INSTANCE_STATE_CHANGING:
 		return i.GetOperationId()
+	case nearFull(i.GetDisk()):
+		return diskText(i.GetDisk())
 	case i.GetPreprod():
 		return "preprod"
 	}
 	return ""
+}
+
+// nearFull says that an instance's disk space is used up, or soon.
+func nearFull(d *v1.InstanceDisk) bool {
+	return d.GetFull() || d.GetLimitBytes() > 0 && d.GetBytes() >= d.GetLimitBytes()/10*9
+}
+
+// diskText says what an instance holds, of what it may.
+func diskText(d *v1.InstanceDisk) string {
+	switch {
+	case d == nil:
+		return "disk not measured yet"
+	case d.GetLimitBytes() == 0:
+		return "disk " + sizeText(d.GetBytes())
+	}
+	text := fmt.Sprintf("disk %s of %s (%d %%)", sizeText(d.GetBytes()), sizeText(d.GetLimitBytes()), d.GetBytes()*100/d.GetLimitBytes())
+	if d.GetFull() {
+		text += ": uploads are refused"
+	}
+	return text
 }
 
 // due says when an archived instance is purged.
@@ -143,7 +165,7 @@ func (a *app) showInstance(w *output.Writer, i *v1.Instance) error {
 		{"url", dash(i.GetUrl())}, {"domains", dash(strings.Join(i.GetDomains(), " "))}, {"certificate", dash(i.GetCertificate())},
 		{"version", i.GetVersion()}, {"node", i.GetNode()}, {"kind", kind}, {"company", dash(i.GetCompany())},
 		{"language", dash(i.GetLanguage())}, {"admin login", dash(i.GetAdminLogin())}, {"modules", dash(strings.Join(i.GetModules(), " "))},
-		{"cron", cron}, {"limits", limitsText(i.GetLimits())}, {"in use", usageText(i.GetUsage())}, {"network", dash(i.GetSubnet())},
+		{"cron", cron}, {"limits", limitsText(i.GetLimits())}, {"in use", usageText(i.GetUsage(), i.GetDisk())}, {"network", dash(i.GetSubnet())},
 		{"id", i.GetId()}, {"created", a.ago(i.GetCreated()) + ", by " + dash(i.GetOperator())}, {"operation", dash(i.GetOperationId())},
 	}
 	if i.GetSuspendedAt() != nil {
@@ -172,7 +194,7 @@ func limitsText(l *v1.InstanceLimits) string {
 	return dash(strings.Join(parts, ", "))
 }
 
-func usageText(u *v1.Usage) string {
+func usageText(u *v1.Usage, d *v1.InstanceDisk) string {
 	if u == nil {
 		return "not measured yet"
 	}
@@ -180,10 +202,7 @@ func usageText(u *v1.Usage) string {
 	if u.GetProcesses() > 0 {
 		text += fmt.Sprintf(", pids %d", u.GetProcesses())
 	}
-	if u.GetDiskBytes() > 0 {
-		text += ", disk " + sizeText(u.GetDiskBytes())
-	}
-	return text
+	return text + ", " + diskText(d)
 }
 
 func (a *app) instanceOpenCmd() *cobra.Command {

@@ -197,6 +197,10 @@ type Instances struct {
 	health map[string]string
 	usage  map[string]*v1.Usage
 	// seen are the networks of what hosts had when they were last asked: a server that was put back from a backup does not know all of
+	// disk is what an instance holds, by id; space what hosts have for it, and measuredAt when they were asked last.
+	disk       map[string]*v1.InstanceDisk
+	space      map[string]space
+	measuredAt map[string]time.Time
 	// them by its records.
 	seen map[string][]netip.Prefix
 	// sights are how names were last seen from the world's side, by name.
@@ -238,6 +242,7 @@ func New(cfg Config) *Instances {
 		memory: map[string]capacity{}, health: map[string]string{}, usage: map[string]*v1.Usage{},
 		sights: map[string]*v1.PublicSight{}, tried: map[string]attempt{},
 	}
+		disk: map[string]*v1.InstanceDisk{}, space: map[string]space{}, measuredAt: map[string]time.Time{},
 }
 
 // Use tells who knows the site, delivers, keeps secrets and carries operations out. The engine must know Kinds.

@@ -55,6 +55,7 @@ type host struct {
 	drift     []*v1.Change
 	templates []string
 	warm      map[string]bool
+	disk      *v1.UsageResult // what its instances hold
 	loadPeak  int
 	load      int
 }
@@ -357,7 +358,8 @@ func refused(code errs.Code, format string, args ...any) *v1.TaskResult {
 func (w *world) work(node string, h *host, task *v1.Task) *v1.TaskResult {
 	switch task.GetWork().(type) {
 	case *v1.Task_Usage:
-		return &v1.TaskResult{Outcome: &v1.TaskResult_Usage{Usage: &v1.UsageResult{Host: &v1.Usage{MemoryLimitBytes: h.memory, Cpus: 3, DiskLimitBytes: 100 << 30}}}}
+		return &v1.TaskResult{Outcome: &v1.TaskResult_Usage{Usage: &v1.UsageResult{Host: &v1.Usage{MemoryLimitBytes: h.memory, Cpus: 3, DiskLimitBytes: 100 << 30},
+			Instances: h.disk.GetInstances(), InstanceSpaceBytes: h.disk.GetInstanceSpaceBytes(), InstanceSpaceFreeBytes: h.disk.GetInstanceSpaceFreeBytes()}}}
 	case *v1.Task_Plan:
 		return &v1.TaskResult{Outcome: &v1.TaskResult_Plan{Plan: &v1.PlanResult{}}}
 	case *v1.Task_Public:

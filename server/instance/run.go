@@ -86,7 +86,7 @@ func (s *Instances) watch(ctx context.Context) error {
 	var asking sync.WaitGroup
 	for node, list := range byNode {
 		asking.Go(func() {
-			s.measure(ctx, node, list)
+			s.measure(ctx, node, list, time.Second)
 			found, err := s.inventory(ctx, node)
 			if err != nil {
 				s.cfg.Log.Debug("a host could not be asked how its instances are", "node", node, "error", err)
@@ -122,9 +122,9 @@ func (s *Instances) sameSecrets(ctx context.Context, r *record) error {
 	return err
 }
 
-// measure keeps what the instances of a host use.
-func (s *Instances) measure(ctx context.Context, node string, list []record) {
-	res, err := s.usageOf(ctx, node, time.Second)
+// measure keeps what the instances of a host use, over some time.
+func (s *Instances) measure(ctx context.Context, node string, list []record, over time.Duration) {
+	res, err := s.usageOf(ctx, node, over)
 	if err != nil {
 		return // that it is away is shown elsewhere
 	}
@@ -146,6 +146,8 @@ func (s *Instances) measure(ctx context.Context, node string, list []record) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	maps.Copy(s.usage, sums)
+	s.measuredAt[node] = s.cfg.Clock.Now()
+	s.noteDisk(node, res, sums)
 }
 
 // judge says which instances of a host are not well by what is there. What the host itself complains of is read when somebody looks.
@@ -273,9 +275,13 @@ func (s *Instances) Findings(ctx context.Context) ([]*v1.Finding, error) {
 				Message: "it is purged after " + i.GetPurgeAfter().AsTime().Format(time.RFC3339),
 				Hint:    "infractl instance resume " + i.GetName() + " keeps it"})
 		}
+		if f := diskFinding(i); f != nil {
+			out = append(out, f)
+		}
 	})
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	out = append(out, s.spaceFindings()...)
 	if n := len(s.found); n > 0 {
 		out = append(out, &v1.Finding{Severity: v1.Severity_SEVERITY_WARNING, Where: "instances",
 			Message: fmt.Sprintf("the last audit found %d differences between records and reality", n), Hint: "infractl instance audit"})

@@ -204,6 +204,9 @@ func (s *Service) GetInstance(ctx context.Context, req *v1.GetInstanceRequest) (
 	if err != nil {
 		return nil, err
 	}
+	if err := s.freshen(ctx, &rec); err != nil {
+		return nil, err
+	}
 	v, err := s.look(ctx)
 	if err != nil {
 		return nil, err

@@ -21,6 +21,7 @@ import (
 type view struct {
 	where  *site.Site
 	open   map[string]*v1.Operation // by target, and by id
+	disk   map[string]*v1.InstanceDisk
 	health map[string]string
 	usage  map[string]*v1.Usage
 	// complaints are what hosts say that is not well, by node.
@@ -52,7 +53,7 @@ func (s *Instances) look(ctx context.Context) (*view, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	v.health, v.usage, v.sights = maps.Clone(s.health), maps.Clone(s.usage), maps.Clone(s.sights)
+	v.health, v.usage, v.disk, v.sights = maps.Clone(s.health), maps.Clone(s.usage), maps.Clone(s.disk), maps.Clone(s.sights)
 	return v, nil
 }
 
@@ -101,6 +102,9 @@ func (v *view) show(r *record) *v1.Instance {
 }
 
 // certificates say where the main name's certificate comes from, how it was last seen, and which further names are not served as they
+	if d := v.disk[r.ID]; d != nil && r.Purged.IsZero() {
+		out.Disk = proto.CloneOf(d)
+	}
 // should be.
 func (v *view) certificates(domains []string) string {
 	parts := []string{v.where.CertificateOf(domains[0])}
