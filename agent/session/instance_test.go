@@ -62,3 +62,28 @@ func TestAgentWithoutInstancesRefusesTheirTasks(t *testing.T) {
 		t.Errorf("got %v", r)
 	}
 }
+
+type fakePublic struct{}
+
+func (fakePublic) Public(_ context.Context, task *v1.PublicTask) (*v1.PublicResult, error) {
+	return &v1.PublicResult{Names: []*v1.PublicSight{{Name: task.GetNames()[0].GetName(), State: v1.PublicState_PUBLIC_STATE_SERVED}}}, nil
+}
+
+func TestPublicTaskIsForAgentsWithAProxy(t *testing.T) {
+	task := func(id string) *v1.Task {
+		return &v1.Task{Id: id, NotAfter: timestamppb.New(time.Now().Add(time.Hour)),
+			Work: &v1.Task_Public{Public: &v1.PublicTask{Names: []*v1.PublicName{{Name: "acme.example.test"}}}}}
+	}
+	with := newAgent(t, sessiontest.New(t, nil))
+	with.public = fakePublic{}
+	x := with.start()
+	x.SendTask(t, task("p1"))
+	if r := x.Result(t, "p1"); r.GetError() != nil || r.GetPublic().GetNames()[0].GetName() != "acme.example.test" {
+		t.Errorf("got %v", r)
+	}
+	y := newAgent(t, sessiontest.New(t, nil)).start()
+	y.SendTask(t, task("p1"))
+	if r := y.Result(t, "p1"); r.GetError().GetCode() != string(errs.Denied) {
+		t.Errorf("an agent without one: %v", r)
+	}
+}

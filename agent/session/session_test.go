@@ -89,6 +89,8 @@ type agent struct {
 	env      map[string]string
 	// instances is nil on an agent that manages none.
 	instances session.Instances
+	// public is nil on an agent without a reverse proxy.
+	public session.Public
 
 	store  *enrol.Store
 	cancel context.CancelFunc
@@ -139,7 +141,7 @@ func (a *agent) run() {
 	ctx, cancel := context.WithCancel(context.Background())
 	a.cancel, a.ended, a.registry = cancel, make(chan error, 1), prometheus.NewRegistry()
 	s, err := session.New(ctx, session.Config{Host: a.host, Store: a.store, Dir: stateDir + "/tasks", Log: hclog.NewNullLogger(),
-		Engine: a.engine, Instances: a.instances, Prober: probe.New(probe.Config{}), WitnessKey: "ssh-ed25519 AAAA", Version: "test", BootID: "boot",
+		Engine: a.engine, Instances: a.instances, Public: a.public, Prober: probe.New(probe.Config{}), WitnessKey: "ssh-ed25519 AAAA", Version: "test", BootID: "boot",
 		Facts:       func(context.Context) *v1.HostFacts { return &v1.HostFacts{Hostname: "web1"} },
 		Fingerprint: func() (*v1.HostFingerprint, error) { return enrol.ReadFingerprint(a.host, a.getenv) },
 		Registerer:  a.registry, Backoff: enrol.Backoff{Base: time.Millisecond, Max: 20 * time.Millisecond}})

@@ -105,6 +105,40 @@ func TestQueueIsInOrderAndEndsAfterWeeks(t *testing.T) {
 	}
 }
 
+// TestTurnIsWhenTheQueueLetsThrough lets time pass until each certificate is let through: that is when its turn was foretold.
+func TestTurnIsWhenTheQueueLetsThrough(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		perWeek := rapid.IntRange(1, 4).Draw(t, "per week")
+		now := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+		l, have := newLedger(), map[string]bool{}
+		var keys []string
+		admit := func() map[string]bool {
+			out := l.admit(now, keys, have, perWeek)
+			for k := range out {
+				have[k] = true
+			}
+			return out
+		}
+		for n := range rapid.IntRange(1, 12).Draw(t, "names") {
+			now = now.Add(time.Duration(rapid.IntRange(0, 40).Draw(t, "hours")) * time.Hour)
+			keys = append(keys, fmt.Sprintf("n%02d.example.test", n))
+			admit()
+		}
+		last := keys[len(keys)-1]
+		due := l.turn(now, last, perWeek)
+		for step := 0; !have[last]; step++ {
+			if step > 20*7*24 {
+				t.Fatal("it never comes")
+			}
+			now = now.Add(time.Hour)
+			admit()
+			if have[last] != !now.Before(due) {
+				t.Fatalf("let through %t at %s, foretold for %s", have[last], now, due)
+			}
+		}
+	})
+}
+
 func TestCertificatesThatAreThereCostNothing(t *testing.T) {
 	now := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
 	l := newLedger()
