@@ -18,7 +18,7 @@ func (a *app) instanceCmd() *cobra.Command {
 		a.instanceCreateCmd(), a.instanceListCmd(), a.instanceShowCmd(), a.instanceOpenCmd(), a.instanceSuspendCmd(), a.instanceResumeCmd(),
 		a.instanceRestartCmd(), a.instanceLogsCmd(), a.instanceExecCmd(), a.instancePasswordCmd(), a.instanceModulesCmd(), a.instanceCronCmd(),
 		a.instanceLimitsCmd(), a.instanceDomainsCmd(), a.instanceLanguageCmd(), a.instanceRenameCmd(), a.instanceDeleteCmd(),
-		a.instancePurgeCmd(), a.instanceApplyCmd(), a.instanceImportCmd(), a.instanceAuditCmd())
+		a.instancePurgeCmd(), a.instanceVerifyCmd(), a.instanceApplyCmd(), a.instanceImportCmd(), a.instanceAuditCmd())
 	c.Aliases = []string{"in"}
 	c.Long = `An instance is one customer's Dolibarr: an application and a database of their own, on a network of their own, with a name, a
 certificate and limits. What changes it is an operation of named steps, whose progress is shown; an interrupt ends the command, not the

@@ -49,7 +49,7 @@ func TestScripts(t *testing.T) {
 		RequireUniqueNames:  true,
 		Setup:               setUp,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits, "called": called, "operator": operator, "sshd": sshServer, "release": release, "engine": engine,
+			"exits": exits, "called": called, "operator": operator, "sshd": sshServer, "release": release, "engine": engine, "signs": signs,
 			"restart": func(ts *testscript.TestScript, _ bool, _ []string) {
 				ts.Check(ts.Value(fakeKey{}).(*fake).restart(700 * time.Millisecond))
 			},
@@ -180,4 +180,11 @@ func operator(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	ts.Defer(stop)
 	ts.Check(f.logIn(dir))
+}
+
+// signs lets the authority of the script's site sign a text: signs FILE SIGNED
+func signs(ts *testscript.TestScript, _ bool, args []string) {
+	document, err := ts.Value(fakeKey{}).(*fake).ca.SignDocument([]byte(ts.ReadFile(args[0])))
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(document), 0o644))
 }
