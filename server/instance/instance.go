@@ -196,11 +196,11 @@ type Instances struct {
 	// health says what is wrong with an instance, by id; usage what it uses.
 	health map[string]string
 	usage  map[string]*v1.Usage
-	// seen are the networks of what hosts had when they were last asked: a server that was put back from a backup does not know all of
 	// disk is what an instance holds, by id; space what hosts have for it, and measuredAt when they were asked last.
 	disk       map[string]*v1.InstanceDisk
 	space      map[string]space
 	measuredAt map[string]time.Time
+	// seen are the networks of what hosts had when they were last asked: a server that was put back from a backup does not know all of
 	// them by its records.
 	seen map[string][]netip.Prefix
 	// sights are how names were last seen from the world's side, by name.
@@ -241,8 +241,8 @@ func New(cfg Config) *Instances {
 		busy:     map[string]bool{}, seen: map[string][]netip.Prefix{}, slots: map[string]chan struct{}{},
 		memory: map[string]capacity{}, health: map[string]string{}, usage: map[string]*v1.Usage{},
 		sights: map[string]*v1.PublicSight{}, tried: map[string]attempt{},
-	}
 		disk: map[string]*v1.InstanceDisk{}, space: map[string]space{}, measuredAt: map[string]time.Time{},
+	}
 }
 
 // Use tells who knows the site, delivers, keeps secrets and carries operations out. The engine must know Kinds.

@@ -54,8 +54,8 @@ type host struct {
 	degraded  []string
 	drift     []*v1.Change
 	templates []string
-	warm      map[string]bool
 	disk      *v1.UsageResult // what its instances hold
+	warm      map[string]bool
 	loadPeak  int
 	load      int
 }

@@ -89,6 +89,9 @@ func (v *view) show(r *record) *v1.Instance {
 	if u := v.usage[r.ID]; u != nil {
 		out.Usage = proto.CloneOf(u)
 	}
+	if d := v.disk[r.ID]; d != nil && r.Purged.IsZero() {
+		out.Disk = proto.CloneOf(d)
+	}
 	if v.where != nil && r.Purged.IsZero() {
 		inst := r.resource()
 		out.Domains = v.where.InstanceDomains(&inst)
@@ -102,9 +105,6 @@ func (v *view) show(r *record) *v1.Instance {
 }
 
 // certificates say where the main name's certificate comes from, how it was last seen, and which further names are not served as they
-	if d := v.disk[r.ID]; d != nil && r.Purged.IsZero() {
-		out.Disk = proto.CloneOf(d)
-	}
 // should be.
 func (v *view) certificates(domains []string) string {
 	parts := []string{v.where.CertificateOf(domains[0])}
