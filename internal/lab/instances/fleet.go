@@ -25,6 +25,14 @@ const Version = "19.0.4"
 // Domain is what the instances' default names end with.
 const Domain = "dolibarr.projetpro.example"
 
+// OfficialVariable names the variable of the environment that makes the fleet run on images with the names and the contract of the official ones.
+const OfficialVariable = "INFRACTL_OFFICIAL_IMAGES"
+
+// officialDB is MariaDB's name then; Dolibarr's has no tag in the site file.
+const officialDB = "mariadb:10.11"
+
+func official() bool { return os.Getenv(OfficialVariable) != "" }
+
 // services is the node of names and of the reverse proxy.
 const services = "srv-dhcp-dns"
 
@@ -100,17 +108,25 @@ func siteFile(root string) (string, error) {
 		}
 		text = strings.Replace(text, edit[0], edit[1], 1)
 	}
+	if official() {
+		text = strings.Replace(text, "dolibarr:\n", "dolibarr:\n  images: {app: dolibarr/dolibarr, db: \""+officialDB+"\"}\n", 1)
+	}
 	return text, nil
 }
 
 // pushImages builds the images that are not there yet and gives them to the server.
 func (f *Fleet) pushImages(ctx context.Context) error {
-	var archives [3]string
+	builds := []func(context.Context) (string, error){
+		func(ctx context.Context) (string, error) { return f.Lab.DolibarrImage(ctx, Version) }, f.Lab.MariadbImage, f.Lab.FrontImage,
+	}
+	if official() {
+		builds[0] = func(ctx context.Context) (string, error) { return f.Lab.OfficialDolibarr(ctx, Version) }
+		builds[1] = func(ctx context.Context) (string, error) { return f.Lab.OfficialMariaDB(ctx, officialDB) }
+	}
+	archives := make([]string, len(builds))
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(1) // the classic builder and two cores
-	for i, build := range []func(context.Context) (string, error){
-		func(ctx context.Context) (string, error) { return f.Lab.DolibarrImage(ctx, Version) }, f.Lab.MariadbImage, f.Lab.FrontImage,
-	} {
+	for i, build := range builds {
 		g.Go(func() (err error) {
 			archives[i], err = build(gctx)
 			return err

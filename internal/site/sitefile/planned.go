@@ -167,9 +167,10 @@ type Dolibarr struct {
 // DolibarrImages are the images of instances. Names that begin with infractl/ are built with `infractl image build` and pushed to the
 // server; others come from a registry, unless an archive of that name was pushed.
 type DolibarrImages struct {
-	// Dolibarr; without a tag the tag is the version of Dolibarr. Without it: infractl/dolibarr. The official one is dolibarr/dolibarr.
+	// Dolibarr; without a tag, as is best, the tag is the version of Dolibarr. Without it: infractl/dolibarr. The official one is
+	// dolibarr/dolibarr.
 	App string `yaml:"app"`
-	// MariaDB. Without it: infractl/mariadb:10.11.
+	// MariaDB, with a tag. Without it: infractl/mariadb:10.11. The official one is mariadb, such as mariadb:10.11.10.
 	DB string `yaml:"db"`
 	// Front of a host. Without it: infractl/front:1.
 	Front string `yaml:"front"`
