@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -88,11 +89,24 @@ type world struct {
 	sights map[string]*v1.PublicSight
 	deaf   map[string]string
 	asked  map[string]int
+	// published counts how often public records were set.
+	published atomic.Int64
 }
 
 const dbImage, appImage, frontImage = "infractl/mariadb:10.11", "infractl/dolibarr:19.0.4", "infractl/front:1"
 
 func exampleSite(t testing.TB) *site.Site {
+	t.Helper()
+	return loadExample(t, "driver: npm ", "driver: caddy ")
+}
+
+// unmanagedSite has a proxy that infractl has no account of.
+func unmanagedSite(t testing.TB) *site.Site {
+	t.Helper()
+	return loadExample(t)
+}
+
+func loadExample(t testing.TB, replaced ...string) *site.Site {
 	t.Helper()
 	read := func(name string) []byte {
 		content, err := os.ReadFile(filepath.Join("..", "..", "examples", "projetpro", name))
@@ -101,7 +115,7 @@ func exampleSite(t testing.TB) *site.Site {
 		}
 		return content
 	}
-	content := strings.NewReplacer("driver: npm ", "driver: caddy ").Replace(string(read("site.yaml")))
+	content := strings.NewReplacer(replaced...).Replace(string(read("site.yaml")))
 	s, findings := site.Load(site.Source{File: "site.yaml", WithoutFiles: true, Content: []byte(content), OverlayFile: "lab.yaml", OverlayContent: read("lab.yaml")})
 	if s == nil {
 		t.Fatalf("the example is refused: %v", findings)
@@ -175,6 +189,7 @@ func (w *world) serve() *server {
 	}
 	s.instances = instance.New(instance.Config{Store: w.store, Fleet: w, Hub: w, Clock: w.clock, Log: log, Site: "projetpro",
 		Sign:     func(text []byte) (string, error) { return string(text) + "signed\n", nil },
+		Publish:  func(context.Context) (int, error) { w.published.Add(1); return 1, nil },
 		Patience: instance.Patience{Min: time.Millisecond, Max: 2 * time.Millisecond, Away: 3, Delivery: 2}})
 	s.revisions = revision.New(revision.Config{Records: w.store, Nodes: w, Clock: w.clock, Sources: []revision.Source{w, s.instances}, AlwaysRead: true,
 		Load: func(site.Source) (*site.Site, []*v1.Finding) { return w.where, nil }})
