@@ -26,22 +26,23 @@ func TestServerThatStopsAnywhereGoesOn(t *testing.T) {
 		prepare func(s *server)
 		begin   func(s *server) (string, error)
 		check   func(t *testing.T, s *server)
-		points  int // at least
+		points  int   // at least
+		own     int64 // points of the call itself, before anything is accepted
 	}{
 		{"create", func(*server) {}, func(s *server) (string, error) { return s.begin("acme") },
-			is("acme", v1.InstanceState_INSTANCE_STATE_ACTIVE), 9},
+			is("acme", v1.InstanceState_INSTANCE_STATE_ACTIVE), 9, 0},
 		{"restart", made, func(s *server) (string, error) {
 			res, err := s.service.RestartInstance(ctx(), &v1.RestartInstanceRequest{Name: "acme"})
 			return res.GetOperationId(), err
-		}, is("acme", v1.InstanceState_INSTANCE_STATE_ACTIVE), 3},
+		}, is("acme", v1.InstanceState_INSTANCE_STATE_ACTIVE), 3, 0},
 		{"rename", made, func(s *server) (string, error) {
 			res, err := s.service.RenameInstance(ctx(), &v1.RenameInstanceRequest{Name: "acme", NewName: "beta"})
 			return res.GetOperationId(), err
-		}, is("beta", v1.InstanceState_INSTANCE_STATE_ACTIVE), 2},
+		}, is("beta", v1.InstanceState_INSTANCE_STATE_ACTIVE), 2, 0},
 		{"configure", made, func(s *server) (string, error) {
 			res, err := s.service.ConfigureInstance(ctx(), &v1.ConfigureInstanceRequest{Name: "acme", AddDomains: []string{"erp.acme.example"}})
 			return res.GetOperationId(), err
-		}, is("acme", v1.InstanceState_INSTANCE_STATE_ACTIVE), 1},
+		}, is("acme", v1.InstanceState_INSTANCE_STATE_ACTIVE), 1, 0},
 		{"purge", func(s *server) { made(s); s.remove("acme", 0) }, func(s *server) (string, error) {
 			res, err := s.service.PurgeInstance(ctx(), &v1.PurgeInstanceRequest{Name: "acme"})
 			return res.GetOperationId(), err
@@ -50,12 +51,33 @@ func TestServerThatStopsAnywhereGoesOn(t *testing.T) {
 			if err != nil || got.GetInstance().GetState() != v1.InstanceState_INSTANCE_STATE_PURGED || !strings.Contains(got.GetDestructionCertificate(), "volume infractl-") {
 				t.Errorf("%v, %v", got, err)
 			}
-		}, 4},
+		}, 4, 0},
+		{"import", func(s *server) { s.hosts["srv-prod"].client("dupont"); s.hosts["srv-prod"].client("martin") },
+			func(s *server) (string, error) { return s.beginImport("dupont", "martin") }, is("martin", v1.InstanceState_INSTANCE_STATE_ACTIVE), 7, 1},
+		{"disown", func(s *server) { s.hosts["srv-prod"].client("dupont"); s.adopt("dupont") }, func(s *server) (string, error) {
+			res, err := s.service.DeleteInstance(ctx(), &v1.DeleteInstanceRequest{Name: "dupont", Disown: true})
+			return res.GetOperationId(), err
+		}, func(t *testing.T, s *server) {
+			if n := len(s.hosts["srv-prod"].foreign); n != 5 {
+				t.Errorf("%d parts are left of 5", n)
+			}
+			s.hosts["srv-prod"].foreign = nil // they are orphans now
+		}, 1, 0},
+		{"purge of an adopted one", func(s *server) { s.hosts["srv-prod"].client("dupont"); s.adopt("dupont"); s.remove("dupont", 0) },
+			func(s *server) (string, error) {
+				res, err := s.service.PurgeInstance(ctx(), &v1.PurgeInstanceRequest{Name: "dupont"})
+				return res.GetOperationId(), err
+			}, func(t *testing.T, s *server) {
+				got, err := s.service.GetInstance(ctx(), &v1.GetInstanceRequest{Name: "dupont"})
+				if err != nil || len(s.hosts["srv-prod"].foreign) > 0 || !strings.Contains(got.GetDestructionCertificate(), "folder /working_dir/clients/dupont") {
+					t.Errorf("%v, %v", got, err)
+				}
+			}, 4, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			for n := 0; ; n++ {
-				hit := stopAt(t, n, tt.prepare, tt.begin, tt.check)
+				hit := stopAt(t, n, tt.own, tt.prepare, tt.begin, tt.check)
 				if hit == "" {
 					if n < tt.points {
 						t.Errorf("only %d points were tried", n)
@@ -68,7 +90,7 @@ func TestServerThatStopsAnywhereGoesOn(t *testing.T) {
 }
 
 // stopAt does it with a server that stops at the nth point of the operation; the result is that point, empty when there are not so many.
-func stopAt(t *testing.T, n int, prepare func(*server), begin func(*server) (string, error), check func(*testing.T, *server)) (hit string) {
+func stopAt(t *testing.T, n int, own int64, prepare func(*server), begin func(*server) (string, error), check func(*testing.T, *server)) (hit string) {
 	t.Helper()
 	w := newWorld(t)
 	s := w.serve()
@@ -84,6 +106,7 @@ func stopAt(t *testing.T, n int, prepare func(*server), begin func(*server) (str
 		return true
 	}
 	w.mu.Unlock()
+	points.Store(-own)
 	id, err := begin(s)
 	if err != nil {
 		t.Fatal(err)

@@ -429,5 +429,8 @@ func (s *Instances) probe(ctx context.Context, run *operation.Run, rec *record) 
 		return err
 	}
 	run.Say("the login page says %s", res.GetVersion())
+	if rec.Adopted != nil {
+		return s.learn(ctx, rec, res.GetVersion())
+	}
 	return rightVersion(res, rec, "the login page")
 }

@@ -59,12 +59,13 @@ type record struct {
 	// Made says that its creation has succeeded. Purged is when it was destroyed.
 	Made   bool      `json:"made,omitempty"`
 	Purged time.Time `json:"purged,omitzero"`
-	// Imported says that it was made by the original scripts: it is known and counted, and its containers are left alone.
-	Imported bool   `json:"imported,omitempty"`
-	Version  string `json:"version"`
-	AppImage string `json:"app_image"`
-	DBImage  string `json:"db_image"`
-	// Subnet is its network; invalid for an imported one.
+	// Adopted are the parts of one that infractl did not make, which are used as they are; nil for all others. Its limits of 0 are those
+	// that nobody has set.
+	Adopted  *adopted `json:"adopted,omitempty"`
+	Version  string   `json:"version"`
+	AppImage string   `json:"app_image"`
+	DBImage  string   `json:"db_image"`
+	// Subnet is its network; invalid for an adopted one.
 	Subnet netip.Prefix `json:"subnet,omitzero"`
 	// Domains are further names beside the default one.
 	Domains  []string `json:"domains,omitempty"`
@@ -75,7 +76,7 @@ type record struct {
 	Country  string   `json:"country"`
 	Cron     bool     `json:"cron"`
 	Admin    string   `json:"admin"`
-	// Secrets are the versions of its secrets by their short names; it is complete or empty.
+	// Secrets are the versions of its secrets by their short names; it is complete or empty. An adopted one has none but admin.
 	Secrets map[string]string `json:"secrets,omitempty"`
 	// Shown says that somebody has seen the administrator's password.
 	Shown   bool     `json:"shown,omitempty"`

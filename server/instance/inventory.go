@@ -63,8 +63,8 @@ func (s *Instances) seenSubnets() []netip.Prefix {
 
 // parts are what a host must have of an instance: kind and name.
 func (r *record) parts() []string {
-	if r.Imported {
-		return []string{"container " + r.Name + "_dolibarr", "container " + r.Name + "_mariadb"}
+	if r.Adopted != nil {
+		return r.Adopted.parts()
 	}
 	base := "infractl-" + r.ID
 	out := []string{"network " + base, "folder " + r.ID}
@@ -100,16 +100,18 @@ func compare(node string, all []record, found []*v1.FoundInstance) []*v1.AuditFi
 	for i := range all {
 		r := &all[i]
 		owner[r.ID] = r
-		if r.Node != node || !r.Made || !r.Imported && r.Mode == withdrawn {
+		if r.Node != node || !r.Made || r.Mode == withdrawn {
 			continue
 		}
 		for _, part := range r.parts() {
 			kind, name, _ := strings.Cut(part, " ")
 			at := slices.IndexFunc(found, func(f *v1.FoundInstance) bool { return isPart(f, part) })
 			switch {
+			case at < 0 && r.Adopted != nil:
+				add("missing", kind, name, r.Name, "only its compose file makes it again: infractl instance show "+r.Name, "instance %s should have it", r.Name)
 			case at < 0:
 				add("missing", kind, name, r.Name, "infractl apply brings it back; a lost volume comes back empty", "instance %s should have it", r.Name)
-			case kind == "container" && wrongState(found[at].GetState()):
+			case kind == "container" && (r.Mode == running || r.Mode == closed) && wrongState(found[at].GetState()):
 				add("different", kind, name, r.Name, "infractl instance logs "+r.Name, "it is %s", found[at].GetState())
 			}
 		}
@@ -118,7 +120,7 @@ func compare(node string, all []record, found []*v1.FoundInstance) []*v1.AuditFi
 		switch r := owner[f.GetId()]; {
 		case f.GetKind() == "front":
 		case f.GetId() == "":
-			if !slices.ContainsFunc(all, func(r record) bool { return r.Imported && r.Node == node && r.Name == f.GetInstance() }) {
+			if !slices.ContainsFunc(all, func(r record) bool { return r.Adopted != nil && r.Node == node && r.Name == f.GetInstance() }) {
 				add("orphan", f.GetKind(), f.GetName(), f.GetInstance(), "infractl instance import "+node,
 					"it looks like an instance, and was not made by infractl")
 			}

@@ -222,7 +222,23 @@ func (s *Instances) restartKind() operation.Kind {
 
 func (s *Instances) configureKind() operation.Kind {
 	return s.lifeKind("configure", func(p *lifeParams) []operation.Step {
-		return append([]operation.Step{s.change("configure", p, true, func(r *record) { r.set(*p.Settings) })}, s.reached(p, false)[1:]...)
+		set := func(r *record) { r.set(*p.Settings) }
+		step, near := s.change("configure", p, true, set), s.change("configure", p, false, set)
+		wide := step.Do
+		step.Do = func(ctx context.Context, run *operation.Run) error {
+			if _, err := s.begin(ctx, run, p.ID); err != nil {
+				return err
+			}
+			var was before
+			if _, err := run.Get(keyBefore, &was); err != nil {
+				return err
+			}
+			if slices.Equal(was.Settings.Domains, p.Settings.Domains) {
+				return near.Do(ctx, run) // proxy and names are not concerned
+			}
+			return wide(ctx, run)
+		}
+		return append([]operation.Step{step}, s.reached(p, false)[1:]...)
 	})
 }
 

@@ -98,7 +98,7 @@ func count(hosts []host, list []record) {
 		for j := range hosts {
 			if hosts[j].name == r.Node {
 				hosts[j].carried++
-				hosts[j].promised += r.Limits.Memory / promise
+				hosts[j].promised += r.counted() / promise
 			}
 		}
 	}

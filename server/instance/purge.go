@@ -87,7 +87,7 @@ func (s *Instances) partsOf(ctx context.Context, rec *record) []*v1.FoundInstanc
 	if err != nil {
 		s.cfg.Log.Warn("a host could not be asked what it has of an instance", "instance", rec.Name, "node", rec.Node, "error", err)
 	}
-	return slices.DeleteFunc(found, func(f *v1.FoundInstance) bool { return f.GetId() != rec.ID })
+	return slices.DeleteFunc(found, func(f *v1.FoundInstance) bool { return !rec.owns(f) })
 }
 
 func partName(f *v1.FoundInstance) string { return f.GetKind() + " " + f.GetName() }
@@ -106,7 +106,7 @@ func (s *Instances) doDestroy(ctx context.Context, run *operation.Run, rec *reco
 	}
 	var left []string
 	for _, f := range found {
-		if f.GetId() == rec.ID {
+		if rec.owns(f) {
 			left = append(left, partName(f))
 		}
 	}
@@ -154,13 +154,4 @@ func (s *Instances) doCertify(ctx context.Context, run *operation.Run, rec *reco
 	s.audit(ctx, run.Operator(), "instance.purge", rec.Name, "ok", "certificate of destruction sha256:"+hex.EncodeToString(sum[:]))
 	run.Say("certificate: infractl instance show %s", rec.Name)
 	return nil
-}
-
-// disownKind forgets an instance that was made by the original scripts: its containers are left alone.
-func (s *Instances) disownKind() operation.Kind {
-	return s.lifeKind("disown", func(p *lifeParams) []operation.Step {
-		return []operation.Step{{Name: "forget", Retry: s.retry(0), Do: func(ctx context.Context, _ *operation.Run) error {
-			return s.release(ctx, p.ID, nil)
-		}}}
-	})
 }

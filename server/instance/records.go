@@ -34,7 +34,7 @@ func newID() string {
 
 // inSpec reports whether the instance's host is to know of it.
 func (r *record) inSpec() bool {
-	return !r.Imported && r.Mode != withdrawn && len(r.Secrets) == len(secretNames())
+	return r.Mode != withdrawn && (r.Adopted != nil || len(r.Secrets) == len(secretNames()))
 }
 
 // resource is the instance as site knows it.
@@ -43,6 +43,7 @@ func (r *record) resource() site.Instance {
 		Name: r.Name, ID: r.ID, Node: r.Node, Mode: r.Mode, Version: r.Version, AppImage: r.AppImage, DBImage: r.DBImage, Subnet: r.Subnet,
 		Domains: slices.Clone(r.Domains), MemoryBytes: r.Limits.Memory, MilliCPUs: r.Limits.MilliCPU, PIDs: r.Limits.PIDs,
 		DiskBytes: r.Limits.Disk, Timezone: r.Timezone, Language: r.Language, Cron: r.Cron, AdminLogin: r.Admin, Secrets: maps.Clone(r.Secrets),
+		Adopted: r.Adopted.spec(),
 	}
 }
 

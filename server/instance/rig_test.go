@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/infractl/infractl/internal/clock"
@@ -301,6 +302,10 @@ func (h *host) apply(spec *v1.HostSpec, digest string) {
 	seen := map[string]bool{}
 	for _, i := range spec.GetDolibarr().GetInstances() {
 		seen[i.GetId()] = true
+		if i.GetAdopted() != nil {
+			h.applyAdopted(i)
+			continue
+		}
 		if h.have[i.GetId()] == nil {
 			h.have[i.GetId()] = map[string]bool{}
 		}
@@ -315,6 +320,32 @@ func (h *host) apply(spec *v1.HostSpec, digest string) {
 		h.have[i.GetId()]["container "+base+"-app"] = up
 		h.have[i.GetId()]["container "+base+"-cron"] = up && i.GetCron()
 	}
+}
+
+// applyAdopted starts and stops what is there.
+func (h *host) applyAdopted(i *v1.InstanceSpec) {
+	for _, f := range h.foreign {
+		if f.GetName() != i.GetAdopted().GetAppContainer() && f.GetName() != i.GetAdopted().GetDbContainer() {
+			continue
+		}
+		if f.State = "exited"; i.GetMode() == v1.InstanceMode_INSTANCE_MODE_RUNNING {
+			f.State = "running"
+		}
+	}
+}
+
+// client is what the original scripts make.
+func (h *host) client(name string) {
+	add := func(kind, part string, details map[string]string) *v1.FoundInstance {
+		f := &v1.FoundInstance{Kind: kind, Name: part, Instance: name, Details: details}
+		h.foreign = append(h.foreign, f)
+		return f
+	}
+	add("container", name+"_dolibarr", map[string]string{"networks": name + "_network"}).State = "running"
+	add("container", name+"_mariadb", map[string]string{"networks": name + "_network"}).State = "running"
+	add("network", name+"_network", map[string]string{"subnet": "172.20.0.0/16"})
+	add("volume", name+"_data", map[string]string{"mounted": "true"})
+	add("folder", "/working_dir/clients/"+name, map[string]string{"admin": "InfraS"}).Version = "15"
 }
 
 func (w *world) Node(_ context.Context, name string) (fleet.Node, error) {
@@ -401,6 +432,15 @@ func (w *world) work(node string, h *host, task *v1.Task) *v1.TaskResult {
 		h.installed[inst.GetId()] = inst.GetVersion()
 		out.Version, out.FromTemplate = inst.GetVersion(), a.Install.GetFromTemplate() && h.warm[inst.GetVersion()]
 	case *v1.InstanceTask_Probe:
+		if a := inst.GetAdopted(); a != nil {
+			for _, f := range h.foreign {
+				if f.GetName() == a.GetAppContainer() && f.GetState() != "running" {
+					return refused(errs.Precondition, "the front answers 502")
+				}
+			}
+			out.Version = "15.0.3"
+			break
+		}
 		if !h.have[inst.GetId()]["container infractl-"+inst.GetId()+"-app"] {
 			return refused(errs.Precondition, "the front answers 503")
 		}
@@ -417,6 +457,16 @@ func (w *world) work(node string, h *host, task *v1.Task) *v1.TaskResult {
 			if i.GetId() == inst.GetId() {
 				w.t.Errorf("%s was purged while the wish names it", inst.GetName())
 			}
+		}
+		if a := inst.GetAdopted(); a != nil {
+			gone := append([]string{a.GetAppContainer(), a.GetDbContainer(), a.GetNetwork(), a.GetFolder()}, a.GetVolumes()...)
+			h.foreign = slices.DeleteFunc(h.foreign, func(f *v1.FoundInstance) bool {
+				if !slices.Contains(gone, f.GetName()) {
+					return false
+				}
+				out.Removed = append(out.Removed, f.GetKind()+" "+f.GetName())
+				return true
+			})
 		}
 		for part, there := range h.have[inst.GetId()] {
 			if there {
@@ -461,7 +511,10 @@ func (w *world) public(h *host, task *v1.PublicTask) *v1.PublicResult {
 }
 
 func (h *host) inventory() []*v1.FoundInstance {
-	found := slices.Clone(h.foreign)
+	var found []*v1.FoundInstance
+	for _, f := range h.foreign {
+		found = append(found, proto.CloneOf(f))
+	}
 	for id, parts := range h.have {
 		for part, there := range parts {
 			kind, name, _ := strings.Cut(part, " ")

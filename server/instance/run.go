@@ -109,7 +109,7 @@ func (s *Instances) sameSecrets(ctx context.Context, r *record) error {
 		return nil
 	}
 	versions := map[string]string{}
-	for _, name := range secretNames() {
+	for name := range r.Secrets {
 		var err error
 		if versions[name], err = s.secrets.Current(ctx, site.SecretName(r.ID, name)); err != nil {
 			return err
@@ -133,7 +133,7 @@ func (s *Instances) measure(ctx context.Context, node string, list []record, ove
 		r := &list[i]
 		sum := &v1.Usage{Name: r.Name, Cpus: float64(r.Limits.MilliCPU) / 1000, MemoryLimitBytes: r.Limits.Memory, DiskLimitBytes: r.Limits.Disk}
 		for _, c := range res.GetContainers() {
-			if strings.HasPrefix(c.GetName(), "infractl-"+r.ID+"-") || r.Imported && strings.HasPrefix(c.GetName(), r.Name+"_") {
+			if strings.HasPrefix(c.GetName(), "infractl-"+r.ID+"-") || r.Adopted != nil && (c.GetName() == r.Adopted.App || c.GetName() == r.Adopted.DB) {
 				sum.Cpu += c.GetCpu()
 				sum.MemoryBytes += c.GetMemoryBytes()
 				sum.Processes += c.GetProcesses()

@@ -80,7 +80,7 @@ func (s *Service) wanted(ctx context.Context, where *site.Site, req *v1.CreateIn
 	p := &createParams{Name: req.GetName(), Version: cmp.Or(req.GetVersion(), d.Version), Node: req.GetNode(), Preprod: req.GetPreprod(),
 		Company: req.GetCompany(), Country: cmp.Or(req.GetCountry(), "FR"), Language: cmp.Or(req.GetLanguage(), d.Language), Timezone: d.Timezone,
 		Modules: slices.Clone(req.GetModules()), Cold: req.GetCold(), Admin: cmp.Or(req.GetAdminLogin(), "admin"),
-		Limits: limits{Memory: d.MemoryBytes, MilliCPU: d.MilliCPUs, PIDs: d.PIDs, Disk: d.DiskBytes}.with(req.GetLimits())}
+		Limits: defaultLimits(where).with(req.GetLimits())}
 	if err := checkName(where, p.Name); err != nil {
 		return nil, err
 	}

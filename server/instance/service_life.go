@@ -42,9 +42,9 @@ func (s *Service) atRest(ctx context.Context, name string) (record, error) {
 // modeIs refuses an instance that is in none of these modes.
 func modeIs(rec *record, hint string, modes ...v1.InstanceMode) error {
 	switch {
-	case rec.Imported:
-		return errs.New(errs.Precondition, "instance %s was made by the original scripts: its containers are not managed", rec.Name).
-			WithHint("infractl instance show %s", rec.Name)
+	case !rec.Made && rec.Adopted != nil:
+		return errs.New(errs.Precondition, "instance %s was never adopted to its end", rec.Name).
+			WithHint("infractl instance delete %s --disown", rec.Name)
 	case !rec.Made:
 		return errs.New(errs.Precondition, "instance %s was never made to its end", rec.Name).
 			WithHint("infractl instance purge %s --early", rec.Name)
@@ -148,6 +148,11 @@ func (s *Service) ConfigureInstance(ctx context.Context, req *v1.ConfigureInstan
 func (s *Service) changed(ctx context.Context, where *site.Site, rec *record, req *v1.ConfigureInstanceRequest) (*settings, error) {
 	to := rec.settings()
 	to.Limits = to.Limits.with(req.GetLimits())
+	if req.GetCron() {
+		if err := notAdopted(rec, "infractl makes no container for its scheduled jobs", "let its host's cron, or a service of your own, call Dolibarr's"); err != nil {
+			return nil, err
+		}
+	}
 	if req.Cron != nil {
 		to.Cron = req.GetCron()
 	}
@@ -180,12 +185,16 @@ func (s *Service) changed(ctx context.Context, where *site.Site, rec *record, re
 	if err != nil {
 		return nil, err
 	}
-	return &to, errs.Join(clash(where, "", add, list, rec.ID), checkLanguage(to.Language), to.Limits.check(), s.grows(ctx, rec, to.Limits, list))
+	limited := to.Limits
+	if rec.Adopted != nil { // what nobody has set is nothing to check
+		limited = defaultLimits(where).with(limited.toProto())
+	}
+	return &to, errs.Join(clash(where, "", add, list, rec.ID), checkLanguage(to.Language), limited.check(), s.grows(ctx, rec, to.Limits, list))
 }
 
 // grows refuses a memory limit for which the host has no room.
 func (s *Service) grows(ctx context.Context, rec *record, to limits, list []record) error {
-	if to.Memory <= rec.Limits.Memory {
+	if to.Memory <= rec.counted() {
 		return nil
 	}
 	others := slices.DeleteFunc(slices.Clone(list), func(r record) bool { return r.ID == rec.ID })
@@ -209,6 +218,10 @@ func (s *Service) RenameInstance(ctx context.Context, req *v1.RenameInstanceRequ
 		return nil, err
 	}
 	if err := modeIs(&rec, "infractl instance show "+rec.Name, running, suspended, archived); err != nil {
+		return nil, err
+	}
+	err = notAdopted(&rec, "its containers, network and folder carry its name", "infractl instance domains "+rec.Name+" --add NAME gives it a further one")
+	if err != nil {
 		return nil, err
 	}
 	list, err := s.all(ctx)
@@ -235,7 +248,11 @@ func (s *Service) DeleteInstance(ctx context.Context, req *v1.DeleteInstanceRequ
 	if days > maxKeepDays {
 		return nil, errs.New(errs.Invalid, "an archived instance is kept for 0 to %d days, not %d", maxKeepDays, days)
 	}
-	if rec.Imported {
+	if req.GetDisown() {
+		if rec.Adopted == nil {
+			return nil, errs.New(errs.Precondition, "instance %s was made by infractl: nobody else would keep it", rec.Name).
+				WithHint("infractl instance delete %s keeps its data for a while", rec.Name)
+		}
 		shown, id, err := s.start(ctx, "disown", &rec, lifeParams{})
 		return &v1.DeleteInstanceResponse{Instance: shown, OperationId: id}, err
 	}
@@ -252,7 +269,7 @@ func (s *Service) PurgeInstance(ctx context.Context, req *v1.PurgeInstanceReques
 	if err != nil {
 		return nil, err
 	}
-	if rec.Made || rec.Imported {
+	if rec.Made || rec.Adopted != nil {
 		if err := modeIs(&rec, "infractl instance delete "+rec.Name+" comes first", archived); err != nil {
 			return nil, err
 		}
@@ -373,7 +390,13 @@ func (s *Service) newPassword(ctx context.Context, rec *record, name string) err
 	if err != nil {
 		return err
 	}
-	now, err := s.update(ctx, rec.ID, func(r *record) error { r.Secrets["admin"] = version; return nil })
+	now, err := s.update(ctx, rec.ID, func(r *record) error {
+		if r.Secrets == nil {
+			r.Secrets = map[string]string{} // an adopted one
+		}
+		r.Secrets["admin"] = version
+		return nil
+	})
 	if err != nil {
 		return err
 	}

@@ -301,67 +301,6 @@ func TestTemplateThatFailsIsNotTriedAllTheTime(t *testing.T) {
 	s.eventually("another try", func() bool { return tries() == 4 })
 }
 
-func TestImportAdoptsWhatTheOriginalScriptsMade(t *testing.T) {
-	s := serving(t)
-	h := s.hosts["srv-prod"]
-	container := func(name, of, version string) {
-		h.foreign = append(h.foreign, &v1.FoundInstance{Kind: "container", Name: name, Instance: of, Version: version, State: "running"})
-	}
-	container("dupont_dolibarr", "dupont", "16.0.3")
-	container("dupont_mariadb", "dupont", "")
-	container("half_dolibarr", "half", "")
-	container("Old_dolibarr", "Old", "")
-	container("Old_mariadb", "Old", "")
-	preview, err := s.service.ImportInstances(ctx(), &v1.ImportInstancesRequest{Node: "srv-prod"})
-	if err != nil || preview.GetOperationId() != "" {
-		t.Fatalf("%v, %v", preview, err)
-	}
-	var got []string
-	for _, c := range preview.GetCandidates() {
-		got = append(got, fmt.Sprintf("%s %t", c.GetName(), c.GetReady()))
-	}
-	if !slices.Equal(got, []string{"Old false", "dupont true", "half false"}) {
-		t.Errorf("candidates %q", got)
-	}
-	for name, code := range map[string]errs.Code{"half": errs.Precondition, "nobody": errs.NotFound} {
-		if _, err := s.service.ImportInstances(ctx(), &v1.ImportInstancesRequest{Node: "srv-prod", Names: []string{"dupont", name}}); !errs.Is(err, code) {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-	if _, err := s.service.ImportInstances(ctx(), &v1.ImportInstancesRequest{Node: "client-relay"}); !errs.Is(err, errs.Invalid) {
-		t.Errorf("a node without instances: %v", err)
-	}
-	res, err := s.service.ImportInstances(ctx(), &v1.ImportInstancesRequest{Node: "srv-prod", Names: []string{"dupont"}})
-	s.ended(res.GetOperationId(), err)
-	i := s.get("dupont")
-	if i.GetState() != v1.InstanceState_INSTANCE_STATE_ACTIVE || i.GetVersion() != "16.0.3" || i.GetUrl() != "" {
-		t.Errorf("instance %v", i)
-	}
-	if _, err := s.Deliver(ctx(), "anna", "all"); err != nil {
-		t.Fatal(err)
-	}
-	if n := len(h.spec.GetDolibarr().GetInstances()); n != 0 {
-		t.Error("the host is told of what is not managed")
-	}
-	if got := s.auditOf(); slices.ContainsFunc(got, func(f string) bool { return strings.Contains(f, "dupont") }) {
-		t.Errorf("the audit finds %q", got)
-	}
-	if _, err := s.begin("dupont"); !errs.Is(err, errs.Exists) {
-		t.Errorf("its name: %v", err)
-	}
-	if _, err := s.service.SuspendInstance(ctx(), &v1.SuspendInstanceRequest{Name: "dupont"}); !errs.Is(err, errs.Precondition) {
-		t.Errorf("suspended: %v", err)
-	}
-	del, err := s.service.DeleteInstance(ctx(), &v1.DeleteInstanceRequest{Name: "dupont"})
-	s.ended(del.GetOperationId(), err)
-	if _, err := s.service.GetInstance(ctx(), &v1.GetInstanceRequest{Name: "dupont"}); !errs.Is(err, errs.NotFound) {
-		t.Errorf("after it was given up: %v", err)
-	}
-	if len(h.foreign) != 5 {
-		t.Error("containers were touched")
-	}
-}
-
 func TestNetworksOfWhatNoRecordKnowsAreNotGivenOut(t *testing.T) {
 	s := serving(t)
 	// As after a backup of the server was put back: the host has what was made since.

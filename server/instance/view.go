@@ -24,8 +24,9 @@ type view struct {
 	disk   map[string]*v1.InstanceDisk
 	health map[string]string
 	usage  map[string]*v1.Usage
-	// complaints are what hosts say that is not well, by node.
+	// complaints are what hosts say that is not well, by node; gates is what proxy and name server say.
 	complaints map[string][]string
+	gates      []string
 	// sights are how names were last seen from the world's side.
 	sights map[string]*v1.PublicSight
 }
@@ -49,6 +50,17 @@ func (s *Instances) look(ctx context.Context) (*view, error) {
 			if v.complaints[node], err = s.complaints(ctx, node); err != nil {
 				return nil, err
 			}
+		}
+		gates, err := s.gates(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for _, node := range gates {
+			lines, err := s.complaints(ctx, node)
+			if err != nil {
+				return nil, err
+			}
+			v.gates = append(v.gates, lines...)
 		}
 	}
 	s.mu.Lock()
@@ -82,6 +94,7 @@ func (v *view) show(r *record) *v1.Instance {
 		Cron: r.Cron, Language: r.Language,
 		Company: r.Company, Created: stamp(r.Created), Operator: r.Operator, SuspendedAt: stamp(r.Suspended), PurgeAfter: stamp(r.PurgeAfter),
 		OperationId: r.Operation, Modules: slices.Clone(r.Modules), AdminLogin: r.Admin,
+		Adopted: r.Adopted != nil,
 	}
 	if r.Subnet.IsValid() {
 		out.Subnet = r.Subnet.String()
@@ -95,7 +108,7 @@ func (v *view) show(r *record) *v1.Instance {
 	if v.where != nil && r.Purged.IsZero() {
 		inst := r.resource()
 		out.Domains = v.where.InstanceDomains(&inst)
-		if len(out.Domains) > 0 && !r.Imported {
+		if len(out.Domains) > 0 {
 			out.Url = "https://" + out.Domains[0] + "/"
 			out.Certificate = v.certificates(out.Domains)
 		}
@@ -135,6 +148,8 @@ func (v *view) state(r *record) (v1.InstanceState, string) {
 		return v1.InstanceState_INSTANCE_STATE_CHANGING, op.GetMessage()
 	}
 	switch {
+	case !r.Made && r.Adopted != nil:
+		return v1.InstanceState_INSTANCE_STATE_BROKEN, "its adoption was given up; nothing of it was changed: infractl instance delete " + r.Name + " --disown"
 	case !r.Made:
 		return v1.InstanceState_INSTANCE_STATE_BROKEN, "its creation was given up, and what was made of it may be left: infractl instance purge " +
 			r.Name + " --early"
@@ -142,7 +157,7 @@ func (v *view) state(r *record) (v1.InstanceState, string) {
 		return v1.InstanceState_INSTANCE_STATE_SUSPENDED, ""
 	case r.Mode == archived:
 		return v1.InstanceState_INSTANCE_STATE_ARCHIVED, ""
-	case r.Mode != running && !r.Imported:
+	case r.Mode != running:
 		return v1.InstanceState_INSTANCE_STATE_BROKEN, "what was done with it last was given up: infractl instance resume " + r.Name
 	}
 	for _, line := range v.complaints[r.Node] {
@@ -153,7 +168,23 @@ func (v *view) state(r *record) (v1.InstanceState, string) {
 	if why := v.health[r.ID]; why != "" {
 		return v1.InstanceState_INSTANCE_STATE_BROKEN, why
 	}
-	return v1.InstanceState_INSTANCE_STATE_ACTIVE, ""
+	return v1.InstanceState_INSTANCE_STATE_ACTIVE, v.otherwise(r)
+}
+
+// otherwise says why the names of an adopted instance, which works, do not lead to it by the front: somebody else serves them still.
+func (v *view) otherwise(r *record) string {
+	for _, line := range v.gates {
+		if r.Adopted != nil && v.where != nil && names(line, r, v.where.InstanceDomains) {
+			return line
+		}
+	}
+	return ""
+}
+
+// defaultLimits are the site's.
+func defaultLimits(where *site.Site) limits {
+	d := where.InstanceDefaults()
+	return limits{Memory: d.MemoryBytes, MilliCPU: d.MilliCPUs, PIDs: d.PIDs, Disk: d.DiskBytes}
 }
 
 func (l limits) toProto() *v1.InstanceLimits {

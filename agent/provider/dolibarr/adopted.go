@@ -313,14 +313,24 @@ func (p *Provider) volumeThere(ctx context.Context, name string) (bool, error) {
 // who else's.
 func (p *Provider) outside(own []docker.Container, folder string) error {
 	for _, c := range own {
-		for _, m := range c.Mounts {
-			inside := folder != "" && (m.Host == folder || strings.HasPrefix(m.Host, folder+"/"))
-			if m.Host == "" || m.ReadOnly || inside || !p.host.Exists(m.Host+"/.") { // only a folder has that
+		for _, dir := range p.writes(&c) {
+			if folder != "" && (dir == folder || strings.HasPrefix(dir, folder+"/")) {
 				continue
 			}
-			return errs.New(errs.Precondition, "its container %s writes into %s, which is not in its folder: infractl does not know whose that is", c.Name, m.Host).
-				WithHint("on its host: remove what is the customer's in %s and the folder itself, then the purge goes on", m.Host)
+			return errs.New(errs.Precondition, "its container %s writes into %s, which is not in its folder: infractl does not know whose that is", c.Name, dir).
+				WithHint("on its host: remove what is the customer's in %s and the folder itself, then the purge goes on", dir)
 		}
 	}
 	return nil
+}
+
+// writes are the folders of the host that a container may write into.
+func (p *Provider) writes(c *docker.Container) []string {
+	var out []string
+	for _, m := range c.Mounts {
+		if m.Host != "" && !m.ReadOnly && p.host.Exists(m.Host+"/.") { // only a folder has that
+			out = append(out, m.Host)
+		}
+	}
+	return out
 }

@@ -124,7 +124,7 @@ func (p *Provider) foreign(containers []docker.Container, networks []docker.Netw
 			folders[name] = ""
 		}
 		out = append(out, &v1.FoundInstance{Kind: "container", Name: c.Name, Instance: name, State: stateOf(c),
-			Details: map[string]string{"image": c.Image, "status": c.Status, "networks": strings.Join(c.Networks, " ")}})
+			Details: map[string]string{"image": c.Image, "status": c.Status, "networks": strings.Join(c.Networks, " "), "writes": strings.Join(p.writes(&c), " ")}})
 	}
 	for _, parent := range foreignFolders {
 		files, err := p.host.Glob(path.Join(parent, "*", ".env"))
