@@ -156,6 +156,9 @@ func (a *app) showInstance(w *output.Writer, i *v1.Instance) error {
 	if i.GetPreprod() {
 		kind = "preprod"
 	}
+	if i.GetAdopted() {
+		kind += ", adopted: infractl did not make its containers"
+	}
 	cron := "off"
 	if i.GetCron() {
 		cron = "on"
@@ -163,7 +166,7 @@ func (a *app) showInstance(w *output.Writer, i *v1.Instance) error {
 	pairs := [][2]string{
 		{"instance", i.GetName()}, {"state", instanceState(i.GetState())}, {"problem", dash(i.GetProblem())},
 		{"url", dash(i.GetUrl())}, {"domains", dash(strings.Join(i.GetDomains(), " "))}, {"certificate", dash(i.GetCertificate())},
-		{"version", i.GetVersion()}, {"node", i.GetNode()}, {"kind", kind}, {"company", dash(i.GetCompany())},
+		{"version", dash(i.GetVersion())}, {"node", i.GetNode()}, {"kind", kind}, {"company", dash(i.GetCompany())},
 		{"language", dash(i.GetLanguage())}, {"admin login", dash(i.GetAdminLogin())}, {"modules", dash(strings.Join(i.GetModules(), " "))},
 		{"cron", cron}, {"limits", limitsText(i.GetLimits())}, {"in use", usageText(i.GetUsage(), i.GetDisk())}, {"network", dash(i.GetSubnet())},
 		{"id", i.GetId()}, {"created", a.ago(i.GetCreated()) + ", by " + dash(i.GetOperator())}, {"operation", dash(i.GetOperationId())},

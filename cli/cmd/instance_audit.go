@@ -3,6 +3,7 @@ package cmd
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -18,7 +19,7 @@ func (a *app) instanceAuditCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "audit", Short: "Compare records with reality, both ways; exit code 4 when they differ",
 		Long: `Compare what is recorded of instances with what is there, both ways: containers, volumes, networks, folders and fronts of the hosts,
-proxy hosts, names and certificates. "missing" is recorded and not there, "orphan" is there and not recorded. Nothing is changed. The
+proxy hosts, names and certificates as they are served. "missing" is recorded and not there, "orphan" is there and not recorded. Nothing is changed. The
 server does the same once a day.`,
 		Example: "  infractl instance audit\n  infractl instance audit --node srv-prod -o json", Args: arity(0, 0),
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -71,9 +72,13 @@ func (a *app) instanceImportCmd() *cobra.Command {
 	var all, detach bool
 	c := &cobra.Command{
 		Use: "import NODE [NAME...]", Short: "Show what the original scripts left on a host, and adopt it",
-		Long: `Show the instances on a host that infractl did not make, such as those of the original scripts, and what of each was found. Nothing is
-changed by that. With names, or with --all, those that are ready are adopted: they are listed, counted for the room on their host, and
-audited. Their containers, networks and data stay exactly as they are, and infractl does not manage them.`,
+		Long: `Show the instances on a host that infractl did not make, such as those of the original scripts, what of each was found, what a person
+must see to, and what an adoption would do. Nothing is changed by that. With names, or with --all, those that are ready are adopted: from
+then on they are instances like others, and people reach them through the front of their host. Their containers, networks, data and .env
+stay exactly as they are: none is made, changed or restarted. What fails undoes all of it.
+
+infractl starts and stops such containers, and brings back one that dies; one that is gone altogether only its compose file makes again.
+infractl instance delete NAME --disown lets go of one and leaves it as it is.`,
 		Example: "  infractl instance import srv-prod\n  infractl instance import srv-prod dupont martin\n  infractl instance import srv-prod --all",
 		Args: func(c *cobra.Command, args []string) error {
 			if all && len(args) > 1 {
@@ -110,7 +115,8 @@ func (a *app) runImport(ctx context.Context, node string, names []string, all, d
 		if len(names) == 0 {
 			return w.Message(found, func() error { return a.showCandidates(w, node, found.GetCandidates()) })
 		}
-		question := fmt.Sprintf("Adopt %s on %s? They are listed and audited from then on; their containers stay as they are.",
+		a.showAdoption(found.GetCandidates(), names)
+		question := fmt.Sprintf("Adopt %s on %s? infractl starts, stops and serves them from then on; their containers and data stay as they are.",
 			strings.Join(names, ", "), node)
 		if err := a.confirm(ctx, question); err != nil {
 			return err
@@ -154,11 +160,26 @@ func (a *app) showCandidates(w *output.Writer, node string, list []*v1.ImportCan
 	if err := w.Rows([]string{"INSTANCE", "STATE", "VERSION", "FOUND"}, rows); err != nil {
 		return err
 	}
+	var names []string
 	for _, c := range list {
-		for _, p := range c.GetProblems() {
-			a.note("%s: %s", c.GetName(), p)
-		}
+		names = append(names, c.GetName())
 	}
+	a.showAdoption(list, names)
 	a.note("next: infractl instance import %s NAME..., or --all; nothing was changed", node)
 	return nil
+}
+
+// showAdoption says of candidates what an adoption does, and what a person must see to.
+func (a *app) showAdoption(list []*v1.ImportCandidate, names []string) {
+	for _, c := range list {
+		if !slices.Contains(names, c.GetName()) {
+			continue
+		}
+		for _, step := range c.GetPlan() {
+			a.note("%s: %s", c.GetName(), step)
+		}
+		for _, p := range c.GetProblems() {
+			a.note("%s: see to it: %s", c.GetName(), p)
+		}
+	}
 }

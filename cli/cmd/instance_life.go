@@ -172,11 +172,15 @@ const (
 
 func (a *app) instanceDeleteCmd() *cobra.Command {
 	var keep uint32
+	var disown bool
 	c := a.instanceVerb(&cobra.Command{
 		Use: "delete NAME", Short: "Take an instance out of service; its data are kept for some weeks",
 		Long: `Take an instance out of service: it is suspended and archived, with all its data. When its time is over it is purged by itself; until
-then infractl instance resume brings it back as it was.`,
-		Example: "  infractl instance delete acme\n  infractl instance delete acme --keep-days 90",
+then infractl instance resume brings it back as it was.
+
+--disown is for one that was adopted (infractl instance import): infractl forgets it at once, and leaves its containers, data and network
+as they are.`,
+		Example: "  infractl instance delete acme\n  infractl instance delete acme --keep-days 90\n  infractl instance delete dupont --disown",
 	}, true, func(name string) *instanceChange {
 		return &instanceChange{
 			ask: func(ctx context.Context, now *v1.GetInstanceResponse) error {
@@ -197,14 +201,37 @@ then infractl instance resume brings it back as it was.`,
 		}
 	})
 	c.Flags().Uint32Var(&keep, "keep-days", defaultKeepDays, "days until it is purged")
+	c.Flags().BoolVar(&disown, "disown", false, "forget an adopted one and leave it as it is")
+	c.MarkFlagsMutuallyExclusive("disown", "keep-days")
 	run := c.RunE
 	c.RunE = func(c *cobra.Command, args []string) error {
+		if disown {
+			return a.runDisown(c.Context(), args[0])
+		}
 		if keep > maxKeepDays {
 			return errs.New(errs.Invalid, "data are kept for at most %d days, not %d", maxKeepDays, keep)
 		}
 		return run(c, args)
 	}
 	return c
+}
+
+// runDisown lets go of an adopted instance, of which nothing is known afterwards.
+func (a *app) runDisown(ctx context.Context, name string) error {
+	question := fmt.Sprintf("Let go of %s? infractl forgets it, and the front and the proxy answer for it no longer; its containers and data stay as they are.", name)
+	if err := a.confirm(ctx, question); err != nil {
+		return err
+	}
+	return a.withServer(ctx, func(ctx context.Context, conn *grpc.ClientConn, w *output.Writer) error {
+		res, err := v1.NewInstanceServiceClient(conn).DeleteInstance(ctx, &v1.DeleteInstanceRequest{Name: name, Disown: true})
+		if err != nil {
+			return err
+		}
+		if err := a.finishSteps(ctx, conn, res.GetOperationId()); err != nil {
+			return err
+		}
+		return w.Message(res, func() error { a.note("%s is no instance of infractl any more; what is there of it is as it was", name); return nil })
+	})
 }
 
 func (a *app) instancePurgeCmd() *cobra.Command {
