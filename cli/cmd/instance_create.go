@@ -26,8 +26,9 @@ func (a *app) instanceCreateCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "create NAME", Short: "Make an instance, from its place to its login page",
 		Long: `Make an instance: choose a host with room, make its secrets and its network, start its database and its application, install Dolibarr,
-give it a name and a certificate, and ask its login page until that answers with the right version. When a step fails, everything is undone,
-and the same command may be given again.
+give it a name and a certificate, and ask for its login page until that answers with the right version: at its host, and by name at the
+proxy, over TLS. When a step fails, everything is undone, and the same command may be given again. A certificate that waits for its turn
+and a customer's own domain that does not lead here yet are said, and fail nothing.
 
 The administrator's password is shown once, on a terminal or in a file (--password-file). Elsewhere it is not shown, unless
 --show-password asks for it; infractl instance password gives a new one at any time.`,
