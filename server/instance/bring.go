@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/infractl/infractl/internal/errs"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
@@ -42,11 +44,7 @@ func (s *Instances) bring(ctx context.Context, run *operation.Run, reason string
 	}
 	w := &arrival{s: s, wish: d, nodes: nodes, there: map[string]bool{}, problems: map[string]string{}}
 	if id != "" {
-		err := s.rollouts.Watch(ctx, rollout.WatchRequest{ID: id}, func(m *v1.WatchRolloutResponse) error {
-			run.Say("rollout %s: %s", id, w.words(m.GetRollout()))
-			return w.look(ctx, m.GetRollout())
-		})
-		if err != nil && !errors.Is(err, errThere) {
+		if err := w.follow(ctx, run.Say, id); err != nil {
 			return nil, err
 		}
 	}
@@ -75,22 +73,60 @@ type arrival struct {
 	s     *Instances
 	wish  *revision.Derived
 	nodes []string
+	mu    sync.Mutex
 	there map[string]bool
 	// problems are what nodes say that is not well, whether they are there or not.
 	problems map[string]string
 }
 
+// peekEvery is how often nodes are looked at while a delivery waits: the one before it takes up what is decided meanwhile, and goes on
+// for as long as somebody decides something.
+const peekEvery = 300 * time.Millisecond
+
+// follow watches a rollout until all nodes are there, or it has ended.
+func (w *arrival) follow(ctx context.Context, say func(format string, args ...any), id string) error {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	var peeking sync.WaitGroup
+	defer peeking.Wait()
+	peeking.Go(func() {
+		for tick := time.NewTicker(peekEvery); ; {
+			select {
+			case <-ctx.Done():
+				tick.Stop()
+				return
+			case <-tick.C:
+			}
+			if ro, err := w.s.rollouts.Get(ctx, id); err == nil && errors.Is(w.look(ctx, ro), errThere) {
+				stop(errThere)
+			}
+		}
+	})
+	err := w.s.rollouts.Watch(ctx, rollout.WatchRequest{ID: id}, func(m *v1.WatchRolloutResponse) error {
+		say("rollout %s: %s", id, w.words(m.GetRollout()))
+		return w.look(ctx, m.GetRollout())
+	})
+	there := errors.Is(err, errThere) || errors.Is(context.Cause(ctx), errThere)
+	stop(nil)
+	if there {
+		return nil
+	}
+	return err
+}
+
 // look takes in how a rollout stands; errThere when all nodes are done with it.
 func (w *arrival) look(ctx context.Context, ro *v1.Rollout) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	missing := 0
 	for _, name := range w.nodes {
 		if w.there[name] {
 			continue
 		}
 		i := slices.IndexFunc(ro.GetNodes(), func(n *v1.NodeRollout) bool { return n.GetNode() == name })
-		if i < 0 {
-			// Not concerned, or a delivery that waits for its turn has not chosen its nodes yet. The rollout before it may have brought the
-			// wish already, and be at the node's services: only a node that is through with it is there.
+		// Not concerned, or a delivery that waits for its turn: the rollout before it may have brought the wish already, and be at the
+		// node's services. Only a node that is through with it is there.
+		if i < 0 || ro.GetNodes()[i].GetState() == v1.NodeRolloutState_NODE_ROLLOUT_STATE_QUEUED {
 			n, err := w.s.keeps(ctx, name)
 			if err != nil {
 				return err
