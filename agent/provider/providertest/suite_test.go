@@ -202,3 +202,28 @@ func TestSpreadKeepsFirstAndLast(t *testing.T) {
 		}
 	}
 }
+
+func TestQuickRunsTryEachCaseOfFaultsAtAStepThatChanges(t *testing.T) {
+	for name, c := range map[string]struct {
+		unchanged []bool // of each step
+		want      string // the steps of the first six cases
+	}{
+		"one step":                   {[]bool{false}, "[0 0 0 0 0 0]"},
+		"one that changes nothing":   {[]bool{false, true, false}, "[0 2 0 2 0 2]"},
+		"none that changes anything": {[]bool{true, true}, "[0 0 0 0 0 0]"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var s Suite[string]
+			for _, same := range c.unchanged {
+				s.Steps = append(s.Steps, Step[string]{NoChange: same})
+			}
+			var got []int
+			for n := range 6 {
+				got = append(got, s.quick(n))
+			}
+			if fmt.Sprint(got) != c.want {
+				t.Errorf("%v, want %s", got, c.want)
+			}
+		})
+	}
+}
