@@ -37,6 +37,8 @@ type ContainerSpec struct {
 	Ports    []Port
 	// MemoryBytes, MilliCPUs (thousandths of a core) and PIDs are its limits; 0 means none.
 	MemoryBytes, MilliCPUs, PIDs int64
+	// CPUShares is its weight where the processors are not enough for all; 0 means the engine's 1024.
+	CPUShares int64
 	// ReadOnly makes its root file system read-only; Tmpfs are paths in memory with their options.
 	ReadOnly bool
 	Tmpfs    map[string]string
@@ -94,6 +96,7 @@ func (e *Engine) CreateContainer(ctx context.Context, s ContainerSpec) (id strin
 	on := &container.HostConfig{CapDrop: []string{"ALL"}, CapAdd: s.CapAdd, SecurityOpt: []string{"no-new-privileges"},
 		ReadonlyRootfs: s.ReadOnly, Tmpfs: s.Tmpfs, PortBindings: nat.PortMap{}, Resources: limits(s.MemoryBytes, s.MilliCPUs, s.PIDs),
 		LogConfig: container.LogConfig{Type: "json-file", Config: map[string]string{"max-size": logSize, "max-file": logFiles}}}
+	on.CPUShares = s.CPUShares
 	if s.Restart != "" {
 		on.RestartPolicy = container.RestartPolicy{Name: container.RestartPolicyMode(s.Restart)}
 	}

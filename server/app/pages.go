@@ -30,7 +30,7 @@ func (a *App) servePages(nodes *identity.Nodes) {
 				list, err := nodes.ListNodes(ctx, &v1.ListNodesRequest{})
 				return list.GetNodes(), err
 			},
-			Rollouts: a.operations.rollouts.List, Instances: a.operations.instances.Counts, Audit: a.store, StoreDir: a.cfg.storeDir(), Clock: a.cfg.Clock,
+			Rollouts: a.operations.rollouts.List, Instances: a.operations.instances.Overview, Audit: a.store, StoreDir: a.cfg.storeDir(), Clock: a.cfg.Clock,
 			Log: a.cfg.Log.Named("metrics")}))
 	a.serving.Go(func() {
 		if err := a.pages.Serve(); err != nil && !errors.Is(err, http.ErrServerClosed) {

@@ -20,8 +20,8 @@ type CollectorConfig struct {
 	Nodes func(context.Context) ([]*v1.Node, error)
 	// Rollouts returns the newest rollouts.
 	Rollouts func(ctx context.Context, limit int) ([]*v1.Rollout, error)
-	// Instances returns how many of the customers' instances are in each state; nil: there are none.
-	Instances func(context.Context) (map[string]int, error)
+	// Instances tells of each of the customers' instances and returns how many are in each state; nil: there are none.
+	Instances func(ctx context.Context, each func(*v1.Instance)) (map[string]int, error)
 	Audit     store.Audit
 	// StoreDir is the folder of the database.
 	StoreDir string
@@ -37,6 +37,8 @@ type Collector struct {
 	cfg CollectorConfig
 
 	nodes, inSync, drift, seen, certificate, clock, rollouts, instances, size, audit, failed *prometheus.Desc
+
+	instance, instanceUp, instanceDisk, instanceDiskLimit *prometheus.Desc
 }
 
 // NewCollector returns a collector.
@@ -53,15 +55,22 @@ func NewCollector(cfg CollectorConfig) *Collector {
 		clock:       desc("clock_offset_seconds", "How far the node's clock is ahead, as it last reported; nothing while it follows no source.", "node"),
 		rollouts:    desc("rollouts", "The newest rollouts, 50 at most, by state.", "state"),
 		instances:   desc("instances", "Customers' instances, by state.", "state"),
-		size:        desc("store_bytes", "Size of the database with its journal."),
-		audit:       desc("audit_entries_total", "Audit entries that were ever written."),
-		failed:      desc("scrape_failed", "Whether a part of these numbers could not be read.", "part"),
+		// The label is no "instance": that is the target's.
+		instance:          desc("instance_info", "What a customer's instance is; id is in the names of its containers.", "name", "id", "node", "version", "state"),
+		instanceUp:        desc("instance_up", "Whether a customer's instance that should work does, as its host last said.", "name"),
+		instanceDisk:      desc("instance_disk_bytes", "What a customer's instance holds on its host's disk.", "name"),
+		instanceDiskLimit: desc("instance_disk_limit_bytes", "What it may hold there.", "name"),
+
+		size:   desc("store_bytes", "Size of the database with its journal."),
+		audit:  desc("audit_entries_total", "Audit entries that were ever written."),
+		failed: desc("scrape_failed", "Whether a part of these numbers could not be read.", "part"),
 	}
 }
 
 // Describe implements prometheus.Collector.
 func (c *Collector) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.nodes, c.inSync, c.drift, c.seen, c.certificate, c.clock, c.rollouts, c.instances, c.size, c.audit, c.failed} {
+	for _, d := range []*prometheus.Desc{c.nodes, c.inSync, c.drift, c.seen, c.certificate, c.clock, c.rollouts, c.instances, c.instance, c.instanceUp, c.instanceDisk,
+		c.instanceDiskLimit, c.size, c.audit, c.failed} {
 		out <- d
 	}
 }
@@ -144,12 +153,29 @@ func (c *Collector) collectInstances(ctx context.Context, out chan<- prometheus.
 	if c.cfg.Instances == nil {
 		return nil
 	}
-	counts, err := c.cfg.Instances(ctx)
+	counts, err := c.cfg.Instances(ctx, func(i *v1.Instance) { c.collectInstance(i, out) })
 	if err != nil {
 		return err
 	}
 	emit(out, c.instances, counts)
 	return nil
+}
+
+func (c *Collector) collectInstance(i *v1.Instance, out chan<- prometheus.Metric) {
+	name := i.GetName()
+	out <- gauge(c.instance, 1, name, i.GetId(), i.GetNode(), i.GetVersion(), word(i.GetState().String(), "INSTANCE_STATE_"))
+	switch i.GetState() {
+	case v1.InstanceState_INSTANCE_STATE_ACTIVE:
+		out <- gauge(c.instanceUp, 1, name)
+	case v1.InstanceState_INSTANCE_STATE_BROKEN:
+		out <- gauge(c.instanceUp, 0, name)
+	}
+	if d := i.GetDisk(); d != nil {
+		out <- gauge(c.instanceDisk, float64(d.GetBytes()), name)
+		if d.GetLimitBytes() > 0 {
+			out <- gauge(c.instanceDiskLimit, float64(d.GetLimitBytes()), name)
+		}
+	}
 }
 
 func (c *Collector) collectStore(ctx context.Context, out chan<- prometheus.Metric) error {

@@ -34,8 +34,8 @@ type createParams struct {
 }
 
 const (
-	// installsPerHost is how many installations run at once on a host, if it has as many cores: each keeps one busy, and more of them
-	// would only slow the neighbours' pages down.
+	// installsPerHost is how many installations run at once on a host, if it has twice as many cores: each keeps one busy, and half of
+	// them belongs to the neighbours' pages.
 	installsPerHost = 4
 	// installLimit is how long an installation may take when its turn has come: an old disk, a cold cache, a cold install.
 	installLimit = 10 * time.Minute
@@ -356,7 +356,7 @@ func (s *Instances) slot(ctx context.Context, run *operation.Run, node string) (
 	s.mu.Lock()
 	slots := s.slots[node]
 	if slots == nil {
-		slots = make(chan struct{}, min(max(1, cores), installsPerHost))
+		slots = make(chan struct{}, min(max(1, cores/2), installsPerHost))
 		s.slots[node] = slots
 	}
 	s.mu.Unlock()

@@ -226,8 +226,8 @@ func (s *Instances) dailyAudit(ctx context.Context) error {
 	return nil
 }
 
-// Counts returns how many instances are in each state; those that were destroyed are counted too.
-func (s *Instances) Counts(ctx context.Context) (map[string]int, error) {
+// Overview tells of each instance, and returns how many are in each state; those that were destroyed are counted too.
+func (s *Instances) Overview(ctx context.Context, each func(*v1.Instance)) (map[string]int, error) {
 	out := map[string]int{}
 	for state := range v1.InstanceState_name {
 		if state != 0 {
@@ -239,7 +239,10 @@ func (s *Instances) Counts(ctx context.Context) (map[string]int, error) {
 		return nil, err
 	}
 	out["purged"] = len(gone)
-	return out, s.each(ctx, func(i *v1.Instance) { out[word(i.GetState())]++ })
+	return out, s.each(ctx, func(i *v1.Instance) {
+		out[word(i.GetState())]++
+		each(i)
+	})
 }
 
 func word(state v1.InstanceState) string {

@@ -86,7 +86,7 @@ func TestSickInstanceIsShownAsBroken(t *testing.T) {
 	if got := s.get("beta").GetState(); got != v1.InstanceState_INSTANCE_STATE_ACTIVE {
 		t.Errorf("its neighbour is %v", got)
 	}
-	counts, err := s.instances.Counts(ctx())
+	counts, err := s.instances.Overview(ctx(), func(*v1.Instance) {})
 	if err != nil || counts["broken"] != 1 || counts["active"] != 1 || len(counts) != 7 {
 		t.Errorf("counts %v, %v", counts, err)
 	}

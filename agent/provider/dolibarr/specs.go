@@ -73,15 +73,22 @@ func (p *Provider) dbContainer(inst *v1.InstanceSpec, unsafe bool) docker.Contai
 			p.file(path.Join(p.secretsDir(id), "db-root"), dolibarr.SecretsDir+"/db-root"), p.file(path.Join(p.secretsDir(id), "db"), dolibarr.SecretsDir+"/db")},
 		Networks:    []docker.Attachment{{Network: networkName(id), Aliases: []string{dbHost}}},
 		StopTimeout: stopGrace,
-		Health: &docker.Health{Test: []string{"CMD", "healthcheck.sh", "--connect", "--innodb_initialized"}, Interval: 30 * time.Second,
-			Timeout: 10 * time.Second, StartPeriod: time.Minute, Retries: 3},
+		Health: &docker.Health{Test: []string{"CMD", "healthcheck.sh", "--connect", "--innodb_initialized"}, Interval: healthEvery,
+			Timeout: 10 * time.Second, StartPeriod: time.Minute, Retries: 2},
 	}
 	if unsafe {
-		s.Env, s.Restart = append(s.Env, "INFRACTL_UNSAFE_IO=1"), ""
+		s.Env, s.Restart, s.CPUShares = append(s.Env, "INFRACTL_UNSAFE_IO=1"), "", onceShares
 	}
 	db.limit(&s)
 	return s
 }
+
+// healthEvery is how often the engine looks whether a database or an application works: each look starts a process in its container, some
+// 60 ms of a core, and a host has hundreds of them.
+const healthEvery = 2 * time.Minute
+
+// onceShares is the weight of what is done once: customers' pages come first.
+const onceShares = 256
 
 func (p *Provider) file(from, to string) docker.Mount {
 	return docker.Mount{Host: p.host.Path(from), Target: to, ReadOnly: true}
@@ -119,8 +126,8 @@ func (p *Provider) appContainer(inst *v1.InstanceSpec) docker.ContainerSpec {
 	app.limit(&s)
 	s.Env = append(s.Env, webWorkers, "DOLI_INSTALL_AUTO=0", "DOLI_CRON=0") // the last two for whoever starts the official image's own start
 	s.Entrypoint, s.Cmd = []string{"apache2", "-f", dolibarr.ToolDir + "/infractl.conf", "-D", "FOREGROUND"}, nil
-	s.Health = &docker.Health{Test: []string{"CMD", "sh", dolibarr.ToolDir + "/infractl-healthcheck"}, Interval: time.Minute, Timeout: 15 * time.Second,
-		StartPeriod: time.Minute, Retries: 3}
+	s.Health = &docker.Health{Test: []string{"CMD", "sh", dolibarr.ToolDir + "/infractl-healthcheck"}, Interval: healthEvery, Timeout: 15 * time.Second,
+		StartPeriod: time.Minute, Retries: 2}
 	s.StopSignal, s.StopTimeout = "SIGWINCH", 20*time.Second // requests at work come to their end
 	return s
 }
@@ -143,7 +150,7 @@ func (p *Provider) cronContainer(inst *v1.InstanceSpec) docker.ContainerSpec {
 func (p *Provider) toolContainer(inst *v1.InstanceSpec, _ string, writable bool) docker.ContainerSpec {
 	s := p.webContainer(inst, partTool, defaultPage)
 	_, app, _ := shares(inst.GetLimits())
-	s.MemoryBytes, s.PIDs = max(app.memory, 256*mib), cronPIDs
+	s.MemoryBytes, s.PIDs, s.CPUShares = max(app.memory, 256*mib), cronPIDs, onceShares
 	s.Restart, s.Health = "", &docker.Health{Test: []string{"NONE"}}
 	for i := range s.Mounts {
 		if s.Mounts[i].Target == dolibarr.Conf {
