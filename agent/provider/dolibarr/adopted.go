@@ -113,8 +113,8 @@ func (one *instanceSight) incomplete() error {
 	if a.GetFolder() == "" {
 		up = "docker compose up -d in the folder of its compose file"
 	}
-	gone := func(what, hint string) error {
-		return errs.New(errs.Precondition, "its %s is gone; infractl did not make it and cannot make it again", what).WithHint("on its host: %s", hint)
+	gone := func(what, command string) error { // the command is in the message: of what a host complains that alone reaches people
+		return errs.New(errs.Precondition, "its %s is gone, which infractl did not make and cannot make again; on its host does: %s", what, command)
 	}
 	switch app := one.have[partApp]; {
 	case !one.network:
@@ -124,8 +124,8 @@ func (one *instanceSight) incomplete() error {
 	case app == nil:
 		return gone("container "+a.GetAppContainer(), up)
 	case !slices.Contains(app.Networks, a.GetNetwork()):
-		return errs.New(errs.Precondition, "its container %s is not in the network %s: the front does not reach it", app.Name, a.GetNetwork()).
-			WithHint("on its host: docker network connect %s %s", a.GetNetwork(), app.Name)
+		return errs.New(errs.Precondition, "its container %s is not in the network %s, and the front does not reach it; on its host: docker network connect %s %s",
+			app.Name, a.GetNetwork(), a.GetNetwork(), app.Name)
 	}
 	return nil
 }
@@ -151,8 +151,8 @@ func (p *Provider) changeAdopted(ctx context.Context, one *instanceSight) error 
 			continue
 		}
 		if stuck(have) || have.State == "paused" {
-			return errs.New(errs.Precondition, "%s: its container %s is %s, and cannot be started out of that", part, have.Name, have.State).
-				WithHint("on its host: docker unpause %s, or docker start %s", have.Name, have.Name)
+			return errs.New(errs.Precondition, "its container %s is %s, and cannot be started out of that; on its host: docker unpause %s",
+				have.Name, have.State, have.Name)
 		}
 		if err := p.engine.Start(ctx, have.ID); err != nil {
 			return errs.Wrap(part, err)

@@ -144,8 +144,8 @@ func TestAdoptedThatDiesComesBackAndWhatIsGoneIsTold(t *testing.T) {
 		if _, err := r.Repair(t.Context()); strings.HasPrefix(name, "container") && (err == nil || !strings.Contains(err.Error(), name)) {
 			t.Errorf("%s, repaired: %v", name, err)
 		}
-		if err := r.Verify(t.Context(), want(acme, dup)); err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(errs.HintOf(err), "docker ") {
-			t.Errorf("%s, verified: %v (%s)", name, err, errs.HintOf(err))
+		if err := r.Verify(t.Context(), want(acme, dup)); err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), "docker ") {
+			t.Errorf("%s, verified: %v", name, err)
 		}
 		if err := r.apply(acme, dup); !errs.Is(err, errs.RolledBack) || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s, applied: %v", name, err)
