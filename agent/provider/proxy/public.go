@@ -142,7 +142,7 @@ func (p *Provider) see(ctx context.Context, d *door, n *v1.PublicName) *v1.Publi
 func (p *Provider) seeHost(ctx context.Context, d *door, n *v1.PublicName, s *v1.PublicSight) error {
 	h := d.hosts[n.GetName()]
 	if h == nil {
-		return errs.New(errs.Precondition, "the proxy was not told of it").WithHint("infractl apply")
+		return errs.New(errs.Precondition, "the proxy was not told of it, or leaves it to somebody else").WithHint("infractl apply; infractl plan says why")
 	}
 	switch h.Certificate {
 	case Waiting:

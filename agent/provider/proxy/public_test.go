@@ -11,6 +11,8 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"math/big"
 	"net"
 	"net/http"
@@ -101,7 +103,7 @@ func newPublicRig(t *testing.T, directory string, hosts ...Host) *publicRig {
 	plain := httptest.NewServer(front)
 	t.Cleanup(plain.Close)
 	r.secure = httptest.NewUnstartedServer(front)
-	r.secure.Config.ErrorLog = nil
+	r.secure.Config.ErrorLog = log.New(io.Discard, "", 0) // clients that turn away are the trial
 	r.secure.TLS = &tls.Config{GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 		r.asked.Add(1)
 		if make := r.certs[hello.ServerName]; make != nil {
@@ -197,7 +199,7 @@ func TestPublicNames(t *testing.T) {
 		}, v1.PublicState_PUBLIC_STATE_WRONG, "not of the proxy's own", ""},
 		"none is wrong":           {Own, "", func(*testing.T, *publicRig) {}, v1.PublicState_PUBLIC_STATE_WRONG, "no certificate for it", "port 80"},
 		"no TLS is told of":       {None, "", func(*testing.T, *publicRig) {}, v1.PublicState_PUBLIC_STATE_SERVED, "without TLS", ""},
-		"an unknown one is wrong": {"", "", func(*testing.T, *publicRig) {}, v1.PublicState_PUBLIC_STATE_WRONG, "not told of it", "infractl apply"},
+		"an unknown one is wrong": {"", "", func(*testing.T, *publicRig) {}, v1.PublicState_PUBLIC_STATE_WRONG, "not told of it", "infractl plan"},
 		"another version is wrong": {Own, "", func(t *testing.T, r *publicRig) {
 			good(t, r)
 			r.pages[name] = page(200, "<title>Login @ 18.0.0</title>")
@@ -261,6 +263,31 @@ func TestPublicNamesAreWaitedFor(t *testing.T) {
 	}
 	if n := r.asked.Load(); n != 5 {
 		t.Errorf("another version was asked for again: %d", n)
+	}
+}
+
+func TestForeignNamesAreWaitedForALittle(t *testing.T) {
+	t.Parallel()
+	const own, foreign = "acme.example.test", "erp.acme.test"
+	there, late := host1(Own), host1(Own)
+	late.Domains = []string{foreign}
+	r := newPublicRig(t, "", there, late)
+	r.serve(own, r.trusted.sign(t, own, noon, noon.Add(time.Hour*24*90)))
+	tries, cert := 0, r.trusted.sign(t, foreign, noon, noon.Add(time.Hour*24*90))
+	r.certs[foreign] = func() *tls.Certificate {
+		if tries++; tries < 3 {
+			return nil
+		}
+		return cert
+	}
+	got := r.see(t, time.Minute, &v1.PublicName{Name: own, Version: version}, &v1.PublicName{Name: foreign, Version: version, Foreign: true})
+	if got[0].GetState() != v1.PublicState_PUBLIC_STATE_SERVED || got[1].GetState() != v1.PublicState_PUBLIC_STATE_SERVED {
+		t.Errorf("a foreign name whose certificate came soon: %v", got)
+	}
+	r.certs[foreign] = nil
+	got = r.see(t, time.Minute, &v1.PublicName{Name: own, Version: version}, &v1.PublicName{Name: foreign, Version: version, Foreign: true})
+	if got[0].GetState() != v1.PublicState_PUBLIC_STATE_SERVED || got[1].GetState() != v1.PublicState_PUBLIC_STATE_WRONG {
+		t.Errorf("a foreign name that does not come: %v", got)
 	}
 }
 
