@@ -380,7 +380,13 @@ func (e *testEngine) Run(ctx context.Context, id string, argv []string, user str
 	case argv[0] == "php" && user == "33:33":
 		return e.runTool(c, argv[2], input, stdout)
 	case argv[0] == "sh" && user == "33:33": // the tool in a container that has it not
-		return e.runTool(c, argv[len(argv)-1], archived(input, "input.json"), stdout)
+		e.verbs, e.inputs = append(e.verbs, argv[len(argv)-1]), append(e.inputs, string(archived(input, "input.json")))
+		if e.refuse == "" {
+			fmt.Fprintf(stdout, "{\"ok\":true,\"version\":%q}\n", e.version)
+			return 0, nil
+		}
+		fmt.Fprintln(stdout, e.refuse)
+		return 1, nil
 	case argv[0] == "caddy":
 		if e.badReload {
 			return 1, errs.New(errs.Internal, "caddy ended with code 1: no such module")
