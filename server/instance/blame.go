@@ -12,10 +12,12 @@ import (
 // concerns reports whether a line of what a node complains of is about an instance. Nodes say "dolibarr: instance NAME: ...", "proxy:
 // DOMAIN: ..." and the like; a complaint of these parts that names no instance at all is about all of them.
 func concerns(domains func(*site.Instance) []string, line string, rec *record, all []record) bool {
-	if names(line, rec, domains) {
-		return true
-	}
 	part, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimSpace(line), "plan "), ":")
+	if names(line, rec, domains) {
+		own := *rec
+		own.Domains = nil // those that its customer points here may be refused: who asks for them is told
+		return part != "proxy" || names(line, &own, domains)
+	}
 	switch part {
 	case "dolibarr", "proxy", "dns":
 	default:

@@ -109,6 +109,25 @@ func TestCustomersOwnNameIsOnlyTold(t *testing.T) {
 	}
 }
 
+func TestRefusedCertificateOfACustomersOwnNameUndoesNothing(t *testing.T) {
+	for problem, ok := range map[string]bool{
+		"proxy: " + ownName + ": the authority refuses it":                            true,
+		"proxy: " + ownName + " and " + acmeName + ": the authority refuses them":     false,
+		"dolibarr: instance acme: " + ownName + " is no name that its front can have": false,
+	} {
+		t.Run(problem, func(t *testing.T) {
+			s := serving(t)
+			for _, h := range s.hosts {
+				h.problem = problem
+			}
+			op := s.create("acme", withDomain)
+			if got := op.GetState() == succeeded; got != ok {
+				t.Errorf("succeeded %t, want %t\n%s", got, ok, describe(op))
+			}
+		})
+	}
+}
+
 func TestQueuedCertificateIsAwaitedByNobody(t *testing.T) {
 	s := serving(t)
 	s.serve(&v1.PublicSight{Name: acmeName, State: v1.PublicState_PUBLIC_STATE_QUEUED, Message: "its certificate waits for its turn",
