@@ -46,6 +46,29 @@ func (r *record) owns(f *v1.FoundInstance) bool {
 	return f.GetId() == r.ID || r.Adopted != nil && f.GetId() == "" && slices.Contains(r.Adopted.parts(), partName(f))
 }
 
+// newVolumes takes up volumes that an adopted instance has got since: somebody may have made its containers anew from another compose file.
+func (s *Instances) newVolumes(ctx context.Context, rec *record) error {
+	if rec.Adopted == nil {
+		return nil
+	}
+	found, err := s.inventory(ctx, rec.Node)
+	if err != nil {
+		return err
+	}
+	now := *rec.Adopted
+	now.Volumes = slices.Clone(now.Volumes)
+	for _, f := range found {
+		if f.GetKind() == "volume" && f.GetInstance() == rec.Name && f.GetDetails()["mounted"] != "" && !slices.Contains(now.Volumes, f.GetName()) {
+			now.Volumes = append(now.Volumes, f.GetName())
+		}
+	}
+	if len(now.Volumes) == len(rec.Adopted.Volumes) {
+		return nil
+	}
+	*rec, err = s.update(ctx, rec.ID, func(r *record) error { r.Adopted = &now; return nil })
+	return err
+}
+
 // counted is the memory that an instance counts for on its host.
 func (r *record) counted() uint64 {
 	if r.Adopted == nil {

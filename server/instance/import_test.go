@@ -117,6 +117,10 @@ func TestLifeOfAnAdoptedInstance(t *testing.T) {
 			_, err := s.service.ConfigureInstance(ctx(), &v1.ConfigureInstanceRequest{Name: "dupont", Cron: &on})
 			return err
 		},
+		"disk space": func() error {
+			_, err := s.service.ConfigureInstance(ctx(), &v1.ConfigureInstanceRequest{Name: "dupont", Limits: &v1.InstanceLimits{DiskBytes: 10 << 30}})
+			return err
+		},
 		"purge without a deletion": func() error {
 			_, err := s.service.PurgeInstance(ctx(), &v1.PurgeInstanceRequest{Name: "dupont", Early: true})
 			return err
@@ -152,6 +156,7 @@ func TestLifeOfAnAdoptedInstance(t *testing.T) {
 	if got := s.auditOf(); !slices.Equal(got, []string{"different container dupont_dolibarr dupont srv-prod", "missing container dupont_mariadb dupont srv-prod"}) {
 		t.Errorf("the audit finds %q", got)
 	}
+	h.foreign = append(h.foreign, &v1.FoundInstance{Kind: "volume", Name: "since", Instance: "dupont", Details: map[string]string{"mounted": "true"}})
 	s.purge("dupont")
 	s.nothingLeft()
 	got, err := s.service.GetInstance(ctx(), &v1.GetInstanceRequest{Name: "dupont"})

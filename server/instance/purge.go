@@ -96,6 +96,9 @@ func partName(f *v1.FoundInstance) string { return f.GetKind() + " " + f.GetName
 func (s *Instances) doDestroy(ctx context.Context, run *operation.Run, rec *record) error {
 	ctx, cancel := context.WithTimeout(ctx, installLimit)
 	defer cancel()
+	if err := s.newVolumes(ctx, rec); err != nil {
+		return err
+	}
 	removed, err := s.purgeTask(ctx, run, rec)
 	if err != nil {
 		return err

@@ -153,6 +153,11 @@ func (s *Service) changed(ctx context.Context, where *site.Site, rec *record, re
 			return nil, err
 		}
 	}
+	if req.GetLimits().GetDiskBytes() != 0 {
+		if err := notAdopted(rec, "the disk space of what infractl did not make is not measured", "infractl instance limits "+rec.Name+" --memory, --cpus, --pids"); err != nil {
+			return nil, err
+		}
+	}
 	if req.Cron != nil {
 		to.Cron = req.GetCron()
 	}
