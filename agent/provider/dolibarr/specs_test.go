@@ -1,6 +1,8 @@
 package dolibarr
 
 import (
+	"context"
+	"io"
 	"path"
 	"slices"
 	"strings"
@@ -8,6 +10,7 @@ import (
 
 	"github.com/infractl/infractl/agent/docker"
 	"github.com/infractl/infractl/internal/dolibarr"
+	"github.com/infractl/infractl/internal/errs"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
 
@@ -58,5 +61,31 @@ func TestFilesThatContainersStartAreWritten(t *testing.T) {
 		if err != nil || f.Absent || f.Mode.Perm() != 0o444 {
 			t.Errorf("%s: %v, %+v", file, err, f)
 		}
+	}
+}
+
+// endingEngine ends each command with a code.
+type endingEngine struct {
+	*testEngine
+	code int
+}
+
+func (e endingEngine) Run(context.Context, string, []string, string, io.Reader, io.Writer) (int, error) {
+	return e.code, nil
+}
+
+// A database that is slow may be tried again; one whose container ended is not waited for.
+func TestDatabaseThatDoesNotComeUp(t *testing.T) {
+	for name, c := range map[string]struct {
+		code int
+		want errs.Code
+	}{"slow": {1, errs.Timeout}, "ended": {137, errs.Internal}} {
+		t.Run(name, func(t *testing.T) {
+			r := newTaskRig(t)
+			r.Provider.engine = endingEngine{r.engine, c.code}
+			if err := r.reachable(t.Context(), "id", "infractl-aaaaaaaa-db"); errs.CodeOf(err) != c.want || !strings.Contains(errs.HintOf(err), "docker logs") {
+				t.Errorf("%v, hint %q", err, errs.HintOf(err))
+			}
+		})
 	}
 }

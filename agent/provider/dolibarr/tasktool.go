@@ -103,11 +103,13 @@ done`
 // reachable waits until a database takes connections of the network.
 func (p *Provider) reachable(ctx context.Context, container, name string) error {
 	code, err := p.engine.Run(ctx, container, []string{"sh", "-c", reachScript}, "mysql", nil, nil)
-	if err == nil && code != 0 {
-		err = errs.New(errs.Timeout, "it takes no connection")
-	}
-	if err == nil {
+	switch {
+	case err == nil && code == 0:
 		return nil
+	case err == nil && code == 1:
+		err = errs.New(errs.Timeout, "it takes no connection")
+	case err == nil: // killed with the container, and no time mends that
+		err = errs.New(errs.Internal, "its container ended")
 	}
 	return errs.New(errs.CodeOf(err), "the database does not come up: %w", err).WithHint("docker logs %s says why", name)
 }
