@@ -63,6 +63,7 @@ func (p *Provider) Apply(ctx context.Context, pl plan) error {
 	if err != nil {
 		return err
 	}
+	p.lately.Clear()
 	p.closeFirst(ctx, seen, spec)
 	failed := p.stopLeft(ctx, seen.left)
 	changed := p.each(ctx, seen.instances)
@@ -197,6 +198,9 @@ func (p *Provider) change(ctx context.Context, one *instanceSight) error {
 	if err := p.upDB(ctx, one); err != nil {
 		return err
 	}
+	if err := p.turn(ctx, one); err != nil {
+		return err
+	}
 	if err := p.readdress(ctx, one); err != nil {
 		return err
 	}
@@ -321,7 +325,7 @@ func (p *Provider) note(one *instanceSight) error {
 	if one.inst.GetMode() == v1.InstanceMode_INSTANCE_MODE_RUNNING || rec.URL == "" && p.host.Exists(p.confFile(one.inst.GetId())) {
 		rec.URL = publicURL(one.inst)
 	}
-	return p.writeRecord(one.inst.GetId(), rec)
+	return errs.Join(p.writeRecord(one.inst.GetId(), rec), p.forgetFormer(one.inst.GetId()))
 }
 
 // bringBack makes an instance be as it was wished before; one that is new is stopped.
@@ -432,6 +436,9 @@ func (p *Provider) Snapshot(_ context.Context, pl plan) ([]byte, error) {
 			paths = append(paths, p.recordFile(inst.GetId()))
 		}
 		for _, name := range secretNames {
+			if rec.Secrets[name] != "" && p.learned(inst, name) {
+				continue // its database would not know it
+			}
 			paths = append(paths, path.Join(p.secretsDir(inst.GetId()), name), path.Join(p.webSecretsDir(inst.GetId()), name))
 		}
 	}
@@ -453,7 +460,10 @@ func (p *Provider) Rollback(ctx context.Context, data []byte) error {
 		return err
 	}
 	for id, versions := range s.Secrets {
-		if err := p.pending(id, func(r *record) { r.Secrets = versions }); err != nil {
+		if err := p.pending(id, func(r *record) { p.restoreVersions(id, r, versions) }); err != nil {
+			return err
+		}
+		if err := p.forgetFormer(id); err != nil {
 			return err
 		}
 	}

@@ -115,7 +115,8 @@ func (e *testEngine) state() (string, error) {
 			line += " " + e.networks[n].Subnet
 		}
 		if c.Labels[LabelPart] == partApp {
-			line += " for " + e.urls[c.Labels[LabelID]]
+			id := c.Labels[LabelID]
+			line += fmt.Sprintf(" for %s with %.40q of %.40q", e.urls[id], strings.TrimPrefix(e.confs[id], "VALUEOF"), e.takes[id])
 		}
 		lines = append(lines, line)
 	}
@@ -155,6 +156,7 @@ func (r *taskRig) placed(inst *v1.InstanceSpec) {
 		must(r.t, err)
 	}
 	r.engine.urls[id] = publicURL(inst)
+	r.engine.takes[id], r.engine.confs[id] = []string{"VALUEOFdb0v1"}, "VALUEOFdb0v1"
 }
 
 type env = providertest.Env[*v1.DolibarrSpec]
@@ -173,7 +175,7 @@ func (c *conformance) host(t *testing.T, faults *providertest.Faults) env {
 	_, err := r.engine.CreateContainer(t.Context(), docker.ContainerSpec{Name: "acme-app", Image: "infractl/front:1", Networks: []docker.Attachment{{Network: "bridge"}}})
 	must(t, err)
 	p := New(Config{Host: host.New(host.Config{Root: r.root, Runner: faults.Runner(calling(func() error { return nil })), Fault: faults.Op}),
-		Engine: &faultyEngine{r.engine, faults}, Images: testImages{r.engine}, Fetcher: testFetcher{}, Transport: r.engine, FrontWait: 200 * time.Millisecond})
+		Engine: &faultyEngine{r.engine, faults}, Images: testImages{r.engine}, Fetcher: testFetcher{}, Transport: r.engine, FrontWait: 200 * time.Millisecond, ConfWait: time.Millisecond})
 	return env{Root: r.root, Provider: p, State: r.engine.state, Foreign: r.engine.foreign}
 }
 
@@ -198,6 +200,7 @@ func TestConformance(t *testing.T) {
 	})
 	moved := changed(beta, func(i *v1.InstanceSpec) {
 		i.Name, i.Domains, i.Subnet, i.Secrets[0].Version = "gamma", []string{"gamma.example.test"}, "10.210.0.48/28", "v2"
+		i.Secrets[2].Version, i.Secrets[3].Version = "v2", "v2" // those of the database
 	})
 	suspended := changed(newer, func(i *v1.InstanceSpec) { i.Mode = v1.InstanceMode_INSTANCE_MODE_SUSPENDED })
 	archived := changed(newer, func(i *v1.InstanceSpec) { i.Mode = v1.InstanceMode_INSTANCE_MODE_ARCHIVED })
@@ -210,7 +213,7 @@ func TestConformance(t *testing.T) {
 		{Name: "closed", Wish: want(closed)},
 		{Name: "two that run", Wish: want(acme, beta)},
 		{Name: "the same again", Wish: want(acme, beta), NoChange: true},
-		{Name: "image, limits and jobs of one, name, address, network and secret of the other", Wish: want(newer, moved)},
+		{Name: "image, limits and jobs of one, name, address, network and secrets of the other", Wish: want(newer, moved)},
 		{Name: "one suspended", Wish: want(suspended, moved)},
 		{Name: "one archived, one that left", Wish: want(archived)},
 		{Name: "none any more", Wish: wish{Spec: &v1.DolibarrSpec{}, Stage: provider.Services}},

@@ -34,6 +34,8 @@ type instanceSight struct {
 	busy bool
 	// secrets are those whose wanted version is not on the disk as it must be.
 	secrets []*v1.SecretRef
+	// turn are those that its database, which runs or is to run with an application, must learn.
+	turn []*v1.SecretRef
 }
 
 // look asks the engine a few questions for all instances together.
@@ -116,7 +118,7 @@ func (p *Provider) complete(ctx context.Context, one *instanceSight, ids map[str
 	if one.rec, one.err = p.readRecord(one.inst.GetId()); one.err != nil {
 		one.rec = &record{}
 	}
-	one.secrets = p.staleSecrets(one.inst, one.rec)
+	one.secrets, one.turn = p.staleSecrets(one.inst, one.rec), p.turning(one.inst, one.rec)
 	for part, spec := range p.wanted(one.inst) {
 		id, known := ids[spec.Image]
 		if !known {
@@ -181,6 +183,9 @@ func (one *instanceSight) differences() []string {
 	}
 	for _, ref := range one.secrets {
 		list = append(list, "secret "+secretName(ref)+": written")
+	}
+	for _, ref := range one.turn {
+		list = append(list, "secret "+secretName(ref)+": changed, in the database too")
 	}
 	if one.moved() {
 		list = append(list, "address: "+publicURL(one.inst))

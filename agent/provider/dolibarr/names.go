@@ -61,6 +61,9 @@ func (p *Provider) confFile(id string) string   { return path.Join(p.confDir(id)
 func (p *Provider) secretsDir(id string) string { return path.Join(p.folder(id), "secrets") }
 func (p *Provider) recordFile(id string) string { return path.Join(p.folder(id), "applied.json") }
 
+// formerDir has the passwords that the database took before, while others are put in their place.
+func (p *Provider) formerDir(id string) string { return path.Join(p.secretsDir(id), "former") }
+
 // webSecretsDir has what the tool reads, owned by the web user.
 func (p *Provider) webSecretsDir(id string) string { return path.Join(p.secretsDir(id), "web") }
 func (p *Provider) toolDir() string                { return path.Join(p.cfg.Dir, "tool") }

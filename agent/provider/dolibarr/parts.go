@@ -97,11 +97,15 @@ func (p *Provider) writeToolFile(name string, data []byte) error {
 // secretName is the last part of a reference's name.
 func secretName(ref *v1.SecretRef) string { return path.Base(ref.GetName()) }
 
-// staleSecrets are those whose wanted version is not on the disk, for those alone who read it.
+// staleSecrets are those whose wanted version is not on the disk, for those alone who read it. Those that the database must learn first are
+// not among them.
 func (p *Provider) staleSecrets(inst *v1.InstanceSpec, rec *record) []*v1.SecretRef {
 	var list []*v1.SecretRef
 	for _, ref := range inst.GetSecrets() {
 		name := secretName(ref)
+		if p.turns(inst, rec, ref) {
+			continue
+		}
 		there := rec.Secrets[name] == ref.GetVersion() && p.secretThere(path.Join(p.secretsDir(inst.GetId()), name), p.uid) &&
 			(name == secretRoot || p.secretThere(path.Join(p.webSecretsDir(inst.GetId()), name), dolibarr.WebUser))
 		if !there {
@@ -123,6 +127,8 @@ const (
 	secretMode = 0o400
 	// secretRoot is the password of the database's root, which the tool never sees.
 	secretRoot = "db-root"
+	// secretDB is that of the application's user.
+	secretDB = "db"
 )
 
 // writeSecrets fetches the versions that are not on the disk and writes them.
@@ -140,26 +146,37 @@ func (p *Provider) writeSecrets(ctx context.Context, inst *v1.InstanceSpec) erro
 	if len(need) == 0 {
 		return nil
 	}
-	if p.cfg.Fetcher == nil {
-		return errs.New(errs.Unavailable, "there is no connection to the server")
-	}
-	values, err := p.cfg.Fetcher.Secrets(ctx, need)
+	values, err := p.fetchSecrets(ctx, need)
 	if err != nil {
-		return errs.Wrap("fetch secrets", err)
-	}
-	if len(values) != len(need) {
-		return errs.New(errs.Internal, "the server gave %d of %d secrets", len(values), len(need))
+		return err
 	}
 	for i, v := range values {
-		if v.GetName() != need[i].GetName() || v.GetVersion() != need[i].GetVersion() {
-			return errs.New(errs.Internal, "the server gave another secret than %s", need[i].GetName())
-		}
 		if err := p.writeSecret(inst.GetId(), secretName(need[i]), v.GetValue()); err != nil {
 			return err
 		}
 		rec.Secrets[secretName(need[i])] = need[i].GetVersion()
 	}
 	return p.writeRecord(inst.GetId(), rec)
+}
+
+// fetchSecrets gets values from the server, in the order of the references.
+func (p *Provider) fetchSecrets(ctx context.Context, need []*v1.SecretRef) ([]*v1.SecretValue, error) {
+	if p.cfg.Fetcher == nil {
+		return nil, errs.New(errs.Unavailable, "there is no connection to the server")
+	}
+	values, err := p.cfg.Fetcher.Secrets(ctx, need)
+	if err != nil {
+		return nil, errs.Wrap("fetch secrets", err)
+	}
+	if len(values) != len(need) {
+		return nil, errs.New(errs.Internal, "the server gave %d of %d secrets", len(values), len(need))
+	}
+	for i, v := range values {
+		if v.GetName() != need[i].GetName() || v.GetVersion() != need[i].GetVersion() {
+			return nil, errs.New(errs.Internal, "the server gave another secret than %s", need[i].GetName())
+		}
+	}
+	return values, nil
 }
 
 // writeSecret writes one secret: for the database's container, which starts as root, and for the web user what the tool needs.
@@ -200,7 +217,7 @@ func (p *Provider) readRecord(id string) (*record, error) {
 		return nil, err
 	}
 	if !f.Absent && json.Unmarshal(f.Data, rec) != nil {
-		rec = &record{URL: unknown} // all of it can be made again
+		rec = &record{URL: unknown, Secrets: map[string]string{secretDB: unknown, secretRoot: unknown}} // all of it can be made again
 	}
 	if rec.Secrets == nil {
 		rec.Secrets = map[string]string{}

@@ -70,6 +70,8 @@ type Config struct {
 	Transport http.RoundTripper
 	// FrontWait bounds how long a front may take until it answers with what it was given; 0 means 20 s.
 	FrontWait time.Duration
+	// ConfWait is how long PHP may go on with a conf.php that it has read; 0 means 3 s.
+	ConfWait time.Duration
 	// Clock says when a repair is due again; nil means the real one.
 	Clock clock.Clock
 	// Log gets what is worth knowing beyond errors; nil means none.
@@ -92,6 +94,8 @@ type Provider struct {
 	templating atomic.Int32
 	// working are the ids that tasks work on.
 	working sync.Map
+	// lately are the passwords of databases that others were put in the place of, by instance, name and version.
+	lately sync.Map
 	// disk is what instances hold.
 	disk disk
 	// unstaged are images that could not be brought here, with the reason.
@@ -117,6 +121,9 @@ func New(cfg Config) *Provider {
 	}
 	if cfg.FrontWait == 0 {
 		cfg.FrontWait = 20 * time.Second
+	}
+	if cfg.ConfWait == 0 {
+		cfg.ConfWait = 3 * time.Second
 	}
 	if cfg.Dir == "" {
 		cfg.Dir = "/var/lib/infractl/instances"

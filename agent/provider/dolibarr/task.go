@@ -128,7 +128,7 @@ func (p *Provider) modules(ctx context.Context, inst *v1.InstanceSpec, a *v1.Mod
 
 // single runs one verb beside an instance whose database runs, with the secrets of the task's versions.
 func (p *Provider) single(ctx context.Context, t *steps, inst *v1.InstanceSpec, verb string, input any) (dolibarr.Answer, error) {
-	if err := p.dbRuns(ctx, inst.GetId()); err != nil {
+	if _, err := p.database(ctx, inst.GetId()); err != nil {
 		return dolibarr.Answer{}, err
 	}
 	if err := t.do("secrets", func() error { return p.writeSecrets(ctx, inst) }); err != nil {
@@ -145,17 +145,18 @@ func (p *Provider) single(ctx context.Context, t *steps, inst *v1.InstanceSpec, 
 	return p.verb(ctx, t, tool, verb, input)
 }
 
-func (p *Provider) dbRuns(ctx context.Context, id string) error {
+// database is the container of an instance's database, which must run.
+func (p *Provider) database(ctx context.Context, id string) (container string, err error) {
 	list, err := p.engine.Containers(ctx, LabelID+"="+id, LabelPart+"=db")
 	if err != nil {
-		return err
+		return "", err
 	}
 	for _, c := range list {
 		if c.State == "running" {
-			return nil
+			return c.ID, nil
 		}
 	}
-	return errs.New(errs.Precondition, "its database does not run").WithHint("resume it first; infractl apply brings a dead one back")
+	return "", errs.New(errs.Precondition, "its database does not run").WithHint("resume it first; infractl apply brings a dead one back")
 }
 
 // checkInstallable refuses what could not be installed whole.

@@ -42,6 +42,9 @@ type testEngine struct {
 	badReload  bool
 	refuse     string            // what the tool answers
 	urls       map[string]string // that conf.php was written for, by the instance's id
+	// takes are the passwords that a database takes for its application, confs the one in conf.php, by the instance's id.
+	takes map[string][]string
+	confs map[string]string
 }
 
 type testContainer struct {
@@ -53,7 +56,7 @@ type testContainer struct {
 func newTestEngine(root string) *testEngine {
 	return &testEngine{root: root, containers: map[string]*testContainer{}, networks: map[string]docker.Network{}, volumes: map[string]docker.Volume{},
 		images:  map[string]string{"infractl/dolibarr:19.0.4": "sha256:app", "infractl/mariadb:10.11": "sha256:db", "infractl/front:1": "sha256:front"},
-		version: "19.0.4", urls: map[string]string{}, fault: func(string) error { return nil }}
+		version: "19.0.4", urls: map[string]string{}, takes: map[string][]string{}, confs: map[string]string{}, fault: func(string) error { return nil }}
 }
 
 func missing(what string) error { return errs.New(errs.NotFound, "no such thing: %s", what) }
@@ -397,6 +400,7 @@ func (e *testEngine) Run(ctx context.Context, id string, argv []string, user str
 		}
 	case argv[0] == "sh" && stdin != nil:
 		e.sqls = append(e.sqls, string(input))
+		e.learn(c.Labels[LabelID], string(input))
 	}
 	return 0, nil
 }
@@ -437,6 +441,20 @@ func (e *testEngine) runTool(c *testContainer, verb string, input []byte, stdout
 	if asked.URL != "" {
 		e.urls[id] = asked.URL
 	}
+	password, err := os.ReadFile(filepath.Join(at["/run/secrets"], "db"))
+	if err != nil {
+		return 1, err
+	}
+	if verb == "install" || e.takes[id] == nil { // nil: a test made the database
+		e.takes[id] = []string{string(password)}
+	}
+	if verb == "install" || verb == "configure" {
+		if !slices.Contains(e.takes[id], string(password)) {
+			fmt.Fprintln(stdout, `{"ok":false,"error":"the database refuses the user"}`)
+			return 1, nil
+		}
+		e.confs[id] = string(password)
+	}
 	switch verb {
 	case "install":
 		if _, err := os.Stat(filepath.Join(data, "dolibarr", "llx_const.ibd")); err == nil {
@@ -458,6 +476,21 @@ func (e *testEngine) runTool(c *testContainer, verb string, input []byte, stdout
 	return 0, nil
 }
 
+var (
+	learnForm  = regexp.MustCompile(`ALTER USER 'dolibarr'@'%' IDENTIFIED (.*);`)
+	quotedForm = regexp.MustCompile(`'([A-Za-z0-9]+)'`)
+)
+
+// learn is what a database does with statements about its application's account.
+func (e *testEngine) learn(id, statements string) {
+	if m := learnForm.FindStringSubmatch(statements); m != nil {
+		e.takes[id] = nil
+		for _, value := range quotedForm.FindAllStringSubmatch(m[1], -1) {
+			e.takes[id] = append(e.takes[id], value[1])
+		}
+	}
+}
+
 // RoundTrip is the way to the front: its health, and the login pages of what it would pass on.
 func (e *testEngine) RoundTrip(req *http.Request) (*http.Response, error) {
 	e.mu.Lock()
@@ -474,6 +507,11 @@ func (e *testEngine) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	if !strings.Contains(e.loaded, `"`+req.Host+`"`) {
 		return answer(404, "")
+	}
+	for id, conf := range e.confs {
+		if strings.Contains(e.loaded, containerName(id, "app")) && !slices.Contains(e.takes[id], conf) {
+			return answer(200, "<html><title>no database</title></html>")
+		}
 	}
 	return answer(200, "<html><title>Connexion @ "+e.version+"</title></html>")
 }

@@ -61,12 +61,12 @@ func newTaskRig(t testing.TB) *taskRig {
 	root := folder(t)
 	e := newTestEngine(root)
 	h := host.New(host.Config{Root: root})
-	return &taskRig{t: t, engine: e, root: root, Provider: New(Config{FrontWait: 500 * time.Millisecond, Host: h, Engine: e, Images: testImages{e}, Fetcher: testFetcher{}, Transport: e})}
+	return &taskRig{t: t, engine: e, root: root, Provider: New(Config{FrontWait: 500 * time.Millisecond, ConfWait: time.Millisecond, Host: h, Engine: e, Images: testImages{e}, Fetcher: testFetcher{}, Transport: e})}
 }
 
 // restarted is what a new process of the agent makes of the same host.
 func (r *taskRig) restarted() {
-	r.Provider = New(Config{FrontWait: 500 * time.Millisecond, Host: host.New(host.Config{Root: r.root}), Engine: r.engine, Images: testImages{r.engine}, Fetcher: testFetcher{}, Transport: r.engine})
+	r.Provider = New(Config{FrontWait: 500 * time.Millisecond, ConfWait: time.Millisecond, Host: host.New(host.Config{Root: r.root}), Engine: r.engine, Images: testImages{r.engine}, Fetcher: testFetcher{}, Transport: r.engine})
 }
 
 func testInstance(id, name string) *v1.InstanceSpec {

@@ -1,7 +1,6 @@
 package dolibarr
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -336,17 +335,17 @@ func (p *Provider) copied(ctx context.Context, t *steps, inst *v1.InstanceSpec, 
 // password in a file of its own.
 func (p *Provider) freshPasswords(inst *v1.InstanceSpec, data string) (statements string, secrets []string, err error) {
 	var b strings.Builder
-	for _, user := range []struct{ secret, account string }{{"db-root", "'root'@'localhost'"}, {"db", "'" + dbUser + "'@'%'"}} {
-		raw, err := p.host.ReadFile(path.Join(p.secretsDir(inst.GetId()), user.secret))
+	for _, name := range []string{secretRoot, secretDB} {
+		raw, err := p.host.ReadFile(path.Join(p.secretsDir(inst.GetId()), name))
 		if err != nil {
-			return "", nil, errs.Wrap("read the secret "+user.secret, err)
+			return "", nil, errs.Wrap("read the secret "+name, err)
 		}
-		value := string(bytes.TrimSuffix(raw, []byte("\n")))
-		if !secretForm.MatchString(value) {
-			return "", nil, errs.New(errs.Invalid, "the secret %s is not of letters and digits", user.secret)
+		value, err := plainSecret(name, raw)
+		if err != nil {
+			return "", nil, err
 		}
 		secrets = append(secrets, value)
-		fmt.Fprintf(&b, "ALTER USER %s IDENTIFIED BY '%s';\n", user.account, value)
+		b.WriteString(takes(name, value))
 	}
 	if login := adminLogin(inst); login != templateLogin { // its form was checked
 		fmt.Fprintf(&b, "UPDATE `%s`.llx_user SET login = '%s' WHERE login = '%s' AND admin = 1;\n", dbName, login, templateLogin)
