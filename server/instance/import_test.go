@@ -222,6 +222,48 @@ func TestImportThatFailsLeavesEverythingAsItWas(t *testing.T) {
 	}
 }
 
+func TestAdoptionThatWasGivenUpDestroysNothing(t *testing.T) {
+	s := serving(t)
+	h := s.hosts["srv-prod"]
+	h.client("dupont")
+	before := h.parts()
+	s.mu.Lock()
+	s.fail = func(_ int, point string) error {
+		if point == "task Probe" || strings.Contains(point, "not adopted after all") {
+			return errs.New(errs.Internal, "the disk is full")
+		}
+		return nil
+	}
+	s.mu.Unlock()
+	id, err := s.beginImport("dupont")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.want(s.still(id), v1.OperationState_OPERATION_STATE_STUCK)
+	if _, err := s.engine.Cancel(ctx(), id, "anna"); err != nil {
+		t.Fatal(err)
+	}
+	s.still(id)
+	if i := s.get("dupont"); i.GetState() != v1.InstanceState_INSTANCE_STATE_BROKEN || !strings.Contains(i.GetProblem(), "--disown") {
+		t.Errorf("instance %v", i)
+	}
+	for _, early := range []bool{false, true} {
+		if _, err := s.service.PurgeInstance(ctx(), &v1.PurgeInstanceRequest{Name: "dupont", Early: early}); !errs.Is(err, errs.Precondition) ||
+			!strings.Contains(errs.HintOf(err), "--disown") {
+			t.Errorf("purged: %v (%s)", err, errs.HintOf(err))
+		}
+	}
+	s.mu.Lock()
+	s.fail = nil
+	s.mu.Unlock()
+	del, err := s.service.DeleteInstance(ctx(), &v1.DeleteInstanceRequest{Name: "dupont", Disown: true})
+	s.ended(del.GetOperationId(), err)
+	s.nothingLeft()
+	if !slices.Equal(h.parts(), before) {
+		t.Errorf("parts %q became %q", before, h.parts())
+	}
+}
+
 func TestNameThatAnotherProxyHostServesIsToldAndStopsNothing(t *testing.T) {
 	s := serving(t)
 	s.hosts["srv-prod"].client("dupont")
