@@ -131,7 +131,7 @@ func (s *Instances) doTLS(ctx context.Context, run *operation.Run, rec *record, 
 		return err
 	}
 	node := where.ProxyNode()
-	names := proxied(where, d, rec)
+	names := proxied(where, d)[rec.Name]
 	if len(names) == 0 {
 		run.Say("skipped: no reverse proxy that infractl manages serves its names")
 		return nil
@@ -156,15 +156,14 @@ func (s *Instances) doTLS(ctx context.Context, run *operation.Run, rec *record, 
 	return nil
 }
 
-// proxied are the names of an instance at the proxy; none without a proxy that infractl manages.
-func proxied(where *site.Site, d *revision.Derived, rec *record) []*v1.PublicName {
-	var out []*v1.PublicName
+// proxied are the names at the proxy by instance; none without a proxy that infractl manages.
+func proxied(where *site.Site, d *revision.Derived) map[string][]*v1.PublicName {
+	out := map[string][]*v1.PublicName{}
 	for _, h := range d.Specs[where.ProxyNode()].Spec.GetProxy().GetHosts() {
-		if h.GetInstance() != rec.Name {
-			continue
-		}
-		for _, name := range h.GetDomains() {
-			out = append(out, &v1.PublicName{Name: name, Foreign: name != where.InstanceDomain(rec.Name)})
+		if of := h.GetInstance(); of != "" {
+			for _, name := range h.GetDomains() {
+				out[of] = append(out[of], &v1.PublicName{Name: name, Foreign: name != where.InstanceDomain(of)})
+			}
 		}
 	}
 	return out
@@ -234,6 +233,7 @@ func (s *Instances) seeAll(ctx context.Context, all []record, fresh bool) (seen 
 	if err != nil {
 		return nil, err
 	}
+	byInstance := proxied(where, d)
 	var names []*v1.PublicName
 	s.mu.Lock()
 	known := map[string]*v1.PublicSight{}
@@ -241,7 +241,7 @@ func (s *Instances) seeAll(ctx context.Context, all []record, fresh bool) (seen 
 		if !all[i].Made {
 			continue // its operation asks
 		}
-		for _, n := range proxied(where, d, &all[i]) {
+		for _, n := range byInstance[all[i].Name] {
 			if last := s.sights[n.GetName()]; last != nil {
 				known[n.GetName()] = last
 			}

@@ -315,6 +315,24 @@ func TestPublicNamesOfTheQueue(t *testing.T) {
 	}
 }
 
+func TestPublicNamesAtNginxProxyManager(t *testing.T) {
+	t.Parallel()
+	plain, queued := host1(None), host1(Waiting)
+	plain.Domains = []string{"acme.corp.lab"}
+	r := newPublicRig(t, "", plain, queued)
+	must(t, r.p.writeRecord(&v1.ProxySpec{Driver: DriverNPM, Api: "http://10.0.10.10:81", ApiUser: "x", CertificatesPerWeek: 2}, []Host{plain, queued}))
+	l := newLedger()
+	l.Certificates["acme.example.test"] = &entry{Wanted: noon.Add(-2 * time.Hour), Requested: noon.Add(-2 * time.Hour), Tries: 1, Next: noon.Add(time.Hour)}
+	must(t, r.p.writeLedger(l))
+	got := r.see(t, 0, &v1.PublicName{Name: "acme.corp.lab", Version: version}, &v1.PublicName{Name: "acme.example.test", Version: version})
+	if got[0].GetState() != v1.PublicState_PUBLIC_STATE_SERVED || !strings.Contains(got[0].GetMessage(), "driver npm has no authority") {
+		t.Errorf("an inside name: %v", got[0])
+	}
+	if got[1].GetState() != v1.PublicState_PUBLIC_STATE_WRONG || !strings.Contains(got[1].GetHint(), "log of the container of Nginx Proxy Manager") {
+		t.Errorf("a refused one: %v", got[1])
+	}
+}
+
 func TestPublicAsksNameServers(t *testing.T) {
 	t.Parallel()
 	r := newPublicRig(t, "")
