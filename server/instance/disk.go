@@ -3,6 +3,9 @@ package instance
 import (
 	"context"
 	"fmt"
+	"maps"
+	"strings"
+	"sync"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -14,36 +17,70 @@ const (
 	// diskNear is from what part of its limit on, in percent, an instance is worth a word; spaceLeft is what of a host's disk must be free.
 	diskNear, spaceLeft = 90, 10
 	// usageFresh is how old what an instance uses may be when one is looked at.
-	usageFresh = 30 * time.Second
+	usageFresh = 5 * time.Second
 )
 
 // space is how much there is for the instances of a host, and what of it is free.
 type space struct{ size, free uint64 }
 
+// measureAll asks all hosts what their instances use.
+func (s *Instances) measureAll(ctx context.Context) error {
+	_, byNode, err := s.byNode(ctx)
+	if err != nil {
+		return err
+	}
+	var asking sync.WaitGroup
+	for node, list := range byNode {
+		asking.Go(func() { s.measure(ctx, node, list, time.Second) })
+	}
+	asking.Wait()
+	return ctx.Err()
+}
+
 // freshen measures an instance's host again, when that was done some time ago. What cannot be measured now stays as it is known.
 func (s *Instances) freshen(ctx context.Context, rec *record) error {
 	now := s.cfg.Clock.Now()
 	s.mu.Lock()
-	fresh := now.Sub(s.measuredAt[rec.Node]).Abs() < usageFresh
-	if !fresh {
-		s.measuredAt[rec.Node] = now // one that does not answer is not waited for each time
+	fresh := now.Sub(s.looked[rec.ID]).Abs() < usageFresh
+	if !fresh && rec.Made {
+		s.looked[rec.ID] = now // one whose host does not answer is not waited for each time
 	}
 	s.mu.Unlock()
-	if fresh || !rec.Made {
+	if fresh || !rec.Made || !rec.Purged.IsZero() {
 		return nil
 	}
-	all, err := s.all(ctx)
+	_, byNode, err := s.byNode(ctx)
+	if err == nil {
+		s.measure(ctx, rec.Node, byNode[rec.Node], 100*time.Millisecond)
+	}
+	return err
+}
+
+// measure keeps what the instances of a host use, over some time.
+func (s *Instances) measure(ctx context.Context, node string, list []record, over time.Duration) {
+	res, err := s.usageOf(ctx, node, over)
 	if err != nil {
-		return err
+		return // that it is away is shown elsewhere
 	}
-	var there []record
-	for _, r := range all {
-		if r.Made && r.Node == rec.Node {
-			there = append(there, r)
+	sums := map[string]*v1.Usage{}
+	for i := range list {
+		r := &list[i]
+		sum := &v1.Usage{Name: r.Name, Cpus: float64(r.Limits.MilliCPU) / 1000, MemoryLimitBytes: r.Limits.Memory, DiskLimitBytes: r.Limits.Disk}
+		for _, c := range res.GetContainers() {
+			if strings.HasPrefix(c.GetName(), "infractl-"+r.ID+"-") || r.Adopted != nil && (c.GetName() == r.Adopted.App || c.GetName() == r.Adopted.DB) {
+				sum.Cpu += c.GetCpu()
+				sum.MemoryBytes += c.GetMemoryBytes()
+				sum.Processes += c.GetProcesses()
+				sum.ReceivedBytesPerSecond += c.GetReceivedBytesPerSecond()
+				sum.SentBytesPerSecond += c.GetSentBytesPerSecond()
+			}
 		}
+		sums[r.ID] = sum
 	}
-	s.measure(ctx, rec.Node, there, 100*time.Millisecond)
-	return nil
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.Copy(s.usage, sums)
+	s.noteDisk(node, res, sums)
 }
 
 // noteDisk takes in what a host's instances hold. The lock is held.

@@ -135,6 +135,8 @@ type Fleet interface {
 
 // Hub reaches their agents; *session.Hub is it.
 type Hub interface {
+	// DoLive sends a task whose result is worth nothing later: nothing of it is stored.
+	DoLive(ctx context.Context, node string, task *v1.Task) (*v1.TaskResult, error)
 	Do(ctx context.Context, node string, task *v1.Task, progress func(*v1.TaskProgress)) (*v1.TaskResult, error)
 }
 
@@ -197,10 +199,10 @@ type Instances struct {
 	// health says what is wrong with an instance, by id; usage what it uses.
 	health map[string]string
 	usage  map[string]*v1.Usage
-	// disk is what an instance holds, by id; space what hosts have for it, and measuredAt when they were asked last.
-	disk       map[string]*v1.InstanceDisk
-	space      map[string]space
-	measuredAt map[string]time.Time
+	// disk is what an instance holds, by id; space what hosts have for it, and looked when somebody looked at an instance last.
+	disk   map[string]*v1.InstanceDisk
+	space  map[string]space
+	looked map[string]time.Time
 	// seen are the networks of what hosts had when they were last asked: a server that was put back from a backup does not know all of
 	// them by its records.
 	seen map[string][]netip.Prefix
@@ -242,7 +244,7 @@ func New(cfg Config) *Instances {
 		busy:     map[string]bool{}, seen: map[string][]netip.Prefix{}, slots: map[string]chan struct{}{},
 		memory: map[string]capacity{}, health: map[string]string{}, usage: map[string]*v1.Usage{},
 		sights: map[string]*v1.PublicSight{}, tried: map[string]attempt{},
-		disk: map[string]*v1.InstanceDisk{}, space: map[string]space{}, measuredAt: map[string]time.Time{},
+		disk: map[string]*v1.InstanceDisk{}, space: map[string]space{}, looked: map[string]time.Time{},
 	}
 }
 

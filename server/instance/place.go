@@ -192,8 +192,8 @@ func (s *Instances) measured(ctx context.Context, name string) host {
 func (s *Instances) usageOf(ctx context.Context, name string, over time.Duration) (*v1.UsageResult, error) {
 	ctx, cancel := context.WithTimeout(ctx, measureLimit)
 	defer cancel()
-	res, err := s.cfg.Hub.Do(ctx, name, &v1.Task{Id: "usage-" + randomText(), NotAfter: timestamppb.New(s.cfg.Clock.Now().Add(measureLimit)),
-		Work: &v1.Task_Usage{Usage: &v1.UsageTask{Over: durationpb.New(over)}}}, nil)
+	res, err := s.cfg.Hub.DoLive(ctx, name, &v1.Task{Id: "usage-" + randomText(), NotAfter: timestamppb.New(s.cfg.Clock.Now().Add(measureLimit)),
+		Work: &v1.Task_Usage{Usage: &v1.UsageTask{Over: durationpb.New(over)}}})
 	if err != nil {
 		return nil, err
 	}

@@ -22,6 +22,8 @@ const (
 	// watchEvery is how often hosts are asked what they have of instances, the first time watchFirst after the server began. Their
 	// answers are kept for a day, as those of all tasks.
 	watchEvery, watchFirst = 10 * time.Minute, time.Minute
+	// usageEvery is how often they are asked what instances use and hold; their answers are not kept.
+	usageEvery = time.Minute
 	// auditEvery is how often records are compared with reality; the first time auditFirst after the server began, so that one which is
 	// restarted every day audits too.
 	auditEvery, auditFirst = 24 * time.Hour, 20 * time.Minute
@@ -32,6 +34,8 @@ const (
 // Run watches the instances, keeps templates current, purges what is due and audits once a day, until ctx ends.
 func (s *Instances) Run(ctx context.Context) error {
 	look, watch, audit := time.NewTicker(lookEvery), time.NewTimer(watchFirst), time.NewTimer(auditFirst)
+	usage := time.NewTicker(usageEvery)
+	defer usage.Stop()
 	defer look.Stop()
 	defer watch.Stop()
 	defer audit.Stop()
@@ -42,6 +46,8 @@ func (s *Instances) Run(ctx context.Context) error {
 			return nil
 		case <-look.C:
 			err = errs.Join(s.sweep(ctx), s.refreshTemplates(ctx))
+		case <-usage.C:
+			err = s.measureAll(ctx)
 		case <-watch.C:
 			err = s.watch(ctx)
 			watch.Reset(watchEvery)
@@ -58,25 +64,9 @@ func (s *Instances) Run(ctx context.Context) error {
 // watch asks the hosts how their instances are. What a host that is away last said still stands: that it is away is shown by itself, once
 // and not for each of its instances.
 func (s *Instances) watch(ctx context.Context) error {
-	all, err := s.all(ctx)
-	if err != nil {
+	all, byNode, err := s.byNode(ctx)
+	if err != nil || byNode == nil {
 		return err
-	}
-	where, _, err := s.sites.Load(ctx, 0)
-	if errs.Is(err, errs.NotFound) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	byNode := map[string][]record{}
-	for _, node := range slices.Concat(where.InstanceNodes(false), where.InstanceNodes(true)) {
-		byNode[node] = nil
-	}
-	for _, r := range all {
-		if r.Made {
-			byNode[r.Node] = append(byNode[r.Node], r)
-		}
 	}
 	for i := range all {
 		if err := s.sameSecrets(ctx, &all[i]); err != nil {
@@ -86,7 +76,6 @@ func (s *Instances) watch(ctx context.Context) error {
 	var asking sync.WaitGroup
 	for node, list := range byNode {
 		asking.Go(func() {
-			s.measure(ctx, node, list, time.Second)
 			found, err := s.inventory(ctx, node)
 			if err != nil {
 				s.cfg.Log.Debug("a host could not be asked how its instances are", "node", node, "error", err)
@@ -100,6 +89,30 @@ func (s *Instances) watch(ctx context.Context) error {
 	}
 	asking.Wait()
 	return ctx.Err()
+}
+
+// byNode returns all instances, and those that were made by host, hosts without any too; nothing of the latter without a site.
+func (s *Instances) byNode(ctx context.Context) (all []record, byNode map[string][]record, err error) {
+	if all, err = s.all(ctx); err != nil {
+		return nil, nil, err
+	}
+	where, _, err := s.sites.Load(ctx, 0)
+	if errs.Is(err, errs.NotFound) {
+		return all, nil, nil
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	byNode = map[string][]record{}
+	for _, node := range slices.Concat(where.InstanceNodes(false), where.InstanceNodes(true)) {
+		byNode[node] = nil
+	}
+	for _, r := range all {
+		if r.Made {
+			byNode[r.Node] = append(byNode[r.Node], r)
+		}
+	}
+	return all, byNode, nil
 }
 
 // sameSecrets makes a record name the versions that are kept: a server that stopped while it gave an instance a new password had stored
@@ -120,34 +133,6 @@ func (s *Instances) sameSecrets(ctx context.Context, r *record) error {
 	}
 	_, err := s.update(ctx, r.ID, func(r *record) error { r.Secrets = versions; return nil })
 	return err
-}
-
-// measure keeps what the instances of a host use, over some time.
-func (s *Instances) measure(ctx context.Context, node string, list []record, over time.Duration) {
-	res, err := s.usageOf(ctx, node, over)
-	if err != nil {
-		return // that it is away is shown elsewhere
-	}
-	sums := map[string]*v1.Usage{}
-	for i := range list {
-		r := &list[i]
-		sum := &v1.Usage{Name: r.Name, Cpus: float64(r.Limits.MilliCPU) / 1000, MemoryLimitBytes: r.Limits.Memory, DiskLimitBytes: r.Limits.Disk}
-		for _, c := range res.GetContainers() {
-			if strings.HasPrefix(c.GetName(), "infractl-"+r.ID+"-") || r.Adopted != nil && (c.GetName() == r.Adopted.App || c.GetName() == r.Adopted.DB) {
-				sum.Cpu += c.GetCpu()
-				sum.MemoryBytes += c.GetMemoryBytes()
-				sum.Processes += c.GetProcesses()
-				sum.ReceivedBytesPerSecond += c.GetReceivedBytesPerSecond()
-				sum.SentBytesPerSecond += c.GetSentBytesPerSecond()
-			}
-		}
-		sums[r.ID] = sum
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	maps.Copy(s.usage, sums)
-	s.measuredAt[node] = s.cfg.Clock.Now()
-	s.noteDisk(node, res, sums)
 }
 
 // judge says which instances of a host are not well by what is there. What the host itself complains of is read when somebody looks.

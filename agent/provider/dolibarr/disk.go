@@ -23,7 +23,7 @@ import (
 const (
 	// diskEvery is how often what an instance holds is measured, diskSoon how often for one that is near its limit: who deletes something
 	// does not wait long.
-	diskEvery, diskSoon = 5 * time.Minute, time.Minute
+	diskEvery, diskSoon = 5 * time.Minute, 30 * time.Second
 	// A full instance is one again below diskAgain percent of its limit; from diskNear percent on it is near it.
 	diskAgain, diskNear = 95, 90
 )
