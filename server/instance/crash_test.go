@@ -43,6 +43,13 @@ func TestServerThatStopsAnywhereGoesOn(t *testing.T) {
 			res, err := s.service.ConfigureInstance(ctx(), &v1.ConfigureInstanceRequest{Name: "acme", AddDomains: []string{"erp.acme.example"}})
 			return res.GetOperationId(), err
 		}, is("acme", v1.InstanceState_INSTANCE_STATE_ACTIVE), 1, 0},
+		{"passwords", made, func(s *server) (string, error) {
+			res, err := s.service.RotateDatabase(ctx(), &v1.RotateDatabaseRequest{Name: "acme"})
+			return res.GetOperationId(), err
+		}, func(t *testing.T, s *server) {
+			is("acme", v1.InstanceState_INSTANCE_STATE_ACTIVE)(t, s)
+			s.onePassword("acme", "")
+		}, 5, 0},
 		{"purge", func(s *server) { made(s); s.remove("acme", 0) }, func(s *server) (string, error) {
 			res, err := s.service.PurgeInstance(ctx(), &v1.PurgeInstanceRequest{Name: "acme"})
 			return res.GetOperationId(), err

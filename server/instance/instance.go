@@ -126,6 +126,8 @@ type Secrets interface {
 	Current(ctx context.Context, name string) (version string, err error)
 	Own(ctx context.Context, name string) (secret.Value, error)
 	Forget(ctx context.Context, names ...string) error
+	Revert(ctx context.Context, name, version string) error
+	ForgetFormer(ctx context.Context, names ...string) error
 }
 
 // Fleet knows the hosts; *fleet.Fleet is it.

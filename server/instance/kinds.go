@@ -6,6 +6,6 @@ import "github.com/infractl/infractl/server/operation"
 func (s *Instances) Kinds() []operation.Kind {
 	return []operation.Kind{
 		s.createKind(), s.suspendKind(), s.resumeKind(), s.restartKind(), s.configureKind(), s.renameKind(), s.deleteKind(), s.purgeKind(),
-		s.disownKind(), s.importKind(), s.templateKind(),
+		s.disownKind(), s.importKind(), s.templateKind(), s.passwordsKind(),
 	}
 }

@@ -56,7 +56,8 @@ type host struct {
 	degraded  []string
 	drift     []*v1.Change
 	templates []string
-	disk      *v1.UsageResult // what its instances hold
+	disk      *v1.UsageResult   // what its instances hold
+	databases map[string]string // the version of each instance's database password, by id
 	warm      map[string]bool
 	loadPeak  int
 	load      int
@@ -135,7 +136,7 @@ func newWorld(t testing.TB) *world {
 	}
 	for _, n := range w.where.Nodes {
 		w.hosts[n.Name] = &host{digest: "old", memory: 8 << 30, have: map[string]map[string]bool{}, installed: map[string]string{},
-			names: map[string]string{}, subnets: map[string]string{}, passwords: map[string]string{}, warm: map[string]bool{}}
+			names: map[string]string{}, subnets: map[string]string{}, passwords: map[string]string{}, warm: map[string]bool{}, databases: map[string]string{}}
 	}
 	return w
 }
@@ -232,6 +233,9 @@ func (f faultySecrets) Make(ctx context.Context, name, who string) (string, erro
 	return f.s.vault.Make(ctx, name, who)
 }
 func (f faultySecrets) Renew(ctx context.Context, name, who string) (string, error) {
+	if err := f.s.hit(ctx, "renew secret"); err != nil {
+		return "", err
+	}
 	return f.s.vault.Renew(ctx, name, who)
 }
 func (f faultySecrets) Current(ctx context.Context, name string) (string, error) {
@@ -242,6 +246,19 @@ func (f faultySecrets) Own(ctx context.Context, name string) (sec.Value, error) 
 }
 func (f faultySecrets) Forget(ctx context.Context, names ...string) error {
 	return f.s.vault.Forget(ctx, names...)
+}
+
+func (f faultySecrets) Revert(ctx context.Context, name, version string) error {
+	if err := f.s.hit(ctx, "revert secret"); err != nil {
+		return err
+	}
+	return f.s.vault.Revert(ctx, name, version)
+}
+func (f faultySecrets) ForgetFormer(ctx context.Context, names ...string) error {
+	if err := f.s.hit(ctx, "forget former secrets"); err != nil {
+		return err
+	}
+	return f.s.vault.ForgetFormer(ctx, names...)
 }
 
 // Deliver brings what is wanted to all hosts that are there.
@@ -313,6 +330,11 @@ func (h *host) apply(spec *v1.HostSpec, digest string) {
 		base := "infractl-" + i.GetId()
 		for _, part := range []string{"network " + base, "volume " + base + "-data", "volume " + base + "-documents", "volume " + base + "-custom", "folder " + i.GetId()} {
 			h.have[i.GetId()][part] = true
+		}
+		for _, ref := range i.GetSecrets() {
+			if strings.HasSuffix(ref.GetName(), "/db") {
+				h.databases[i.GetId()] = ref.GetVersion()
+			}
 		}
 		mode := i.GetMode()
 		up := mode == v1.InstanceMode_INSTANCE_MODE_RUNNING

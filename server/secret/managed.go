@@ -3,7 +3,9 @@ package secret
 import (
 	"context"
 	"crypto/rand"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/infractl/infractl/internal/errs"
 	"github.com/infractl/infractl/internal/secret"
@@ -60,6 +62,63 @@ func (v *Vault) newManaged(ctx context.Context, name, operator string, onlyNew b
 		return "", err
 	}
 	return rec.current().ID, nil
+}
+
+// Revert makes a former version of a managed secret the current one again, and forgets those that came after it. It may be called again
+// after a crash. Precondition when that version is forgotten already.
+func (v *Vault) Revert(ctx context.Context, name, to string) error {
+	return v.keep(ctx, name, func(versions []version) ([]version, error) {
+		at := slices.IndexFunc(versions, func(have version) bool { return have.ID == to })
+		if at < 0 {
+			return nil, errs.New(errs.Precondition, "version %.80q of secret %s is forgotten", to, name)
+		}
+		kept := slices.Clone(versions[:at+1])
+		kept[at].Replaced = time.Time{}
+		return kept, nil
+	})
+}
+
+// ForgetFormer forgets all versions of managed secrets but the current ones.
+func (v *Vault) ForgetFormer(ctx context.Context, names ...string) error {
+	for _, name := range names {
+		err := v.keep(ctx, name, func(versions []version) ([]version, error) { return versions[len(versions)-1:], nil })
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// keep keeps those versions of a managed secret that choose returns, and forgets the others.
+func (v *Vault) keep(ctx context.Context, name string, choose func([]version) ([]version, error)) error {
+	const op = "forget versions of a secret"
+	for {
+		it, err := v.table.Get(ctx, name)
+		if err != nil {
+			return errs.Wrap(op, err)
+		}
+		rec, all := it.Value, it.Value.Versions
+		if rec.Versions, err = choose(all); err != nil {
+			return errs.Wrap(op, err)
+		}
+		if len(rec.Versions) == len(all) {
+			return nil
+		}
+		head, err := v.table.PutOp(name, rec, it.Revision)
+		if err != nil {
+			return errs.Wrap(op, err)
+		}
+		ops := []store.Op{head}
+		for _, old := range all {
+			if !slices.ContainsFunc(rec.Versions, func(have version) bool { return have.ID == old.ID }) {
+				ops = append(ops, store.Delete{Kind: KindValue, Name: valueName(name, old.ID), Expect: store.Any})
+			}
+		}
+		_, err = v.cfg.Store.Write(ctx, ops...)
+		if !errs.Is(err, errs.Conflict) {
+			return errs.Wrap(op, err)
+		}
+	}
 }
 
 // Forget removes managed secrets with all their versions, for good; absent ones are no error.

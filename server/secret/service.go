@@ -36,11 +36,20 @@ type Service struct {
 // NewService returns the service over a vault. deliver brings new versions to the hosts that use them.
 func NewService(v *Vault, deliver Deliverer) *Service { return &Service{vault: v, deliver: deliver} }
 
+// checkName refuses what no secret of people can be called. Those of an instance change with what knows them, and not by themselves.
+func checkName(name string) error {
+	if managed(name) {
+		return errs.New(errs.Invalid, "secret %.80q is not one that people set", name).
+			WithHint("infractl instance password NAME --database gives an instance's database new passwords, without --database its administrator")
+	}
+	return secret.CheckName(name)
+}
+
 // SetSecret implements v1.SecretServiceServer.
 func (s *Service) SetSecret(ctx context.Context, req *v1.SetSecretRequest) (*v1.SetSecretResponse, error) {
 	value := secret.New(req.GetValue())
 	clear(req.Value) // the gate may still look at the request; what it sees is no secret any more
-	if err := secret.CheckName(req.GetName()); err != nil {
+	if err := checkName(req.GetName()); err != nil {
 		return nil, err
 	}
 	if err := secret.CheckValue(value); err != nil {
@@ -56,7 +65,7 @@ func (s *Service) SetSecret(ctx context.Context, req *v1.SetSecretRequest) (*v1.
 
 // RotateSecret implements v1.SecretServiceServer. A secret that does not exist is made: the first value of a password may be random too.
 func (s *Service) RotateSecret(ctx context.Context, req *v1.RotateSecretRequest) (*v1.RotateSecretResponse, error) {
-	if err := secret.CheckName(req.GetName()); err != nil {
+	if err := checkName(req.GetName()); err != nil {
 		return nil, err
 	}
 	length := req.GetLength()
@@ -155,7 +164,7 @@ func (s *Service) ListSecrets(ctx context.Context, _ *v1.ListSecretsRequest) (*v
 // RemoveSecret implements v1.SecretServiceServer.
 func (s *Service) RemoveSecret(ctx context.Context, req *v1.RemoveSecretRequest) (*v1.RemoveSecretResponse, error) {
 	const op = "remove secret"
-	if err := secret.CheckName(req.GetName()); err != nil {
+	if err := checkName(req.GetName()); err != nil {
 		return nil, err
 	}
 	uses, err := s.vault.uses(ctx)
