@@ -40,18 +40,47 @@ func (a *app) canGive(file *pending, o *passwordFlags) bool {
 
 func (a *app) instancePasswordCmd() *cobra.Command {
 	var o passwordFlags
+	var database, detach bool
 	c := &cobra.Command{
-		Use: "password NAME", Short: "Give an instance's administrator a new random password",
+		Use: "password NAME", Short: "Give an instance's administrator, or its database, a new random password",
 		Long: `Give an instance's administrator a new random password and show it, this once: on a terminal, in a new file (--password-file), or with
---show-password wherever stdout goes. The former one is good no longer.`,
+--show-password wherever stdout goes. The former one is good no longer.
+
+With --database its database gets new passwords instead, its root's and its application's, which nobody sees. That is an operation: the
+application goes on all the while, because the former ones are good until the new ones were tried.`,
 		Example: "  infractl instance password acme\n  infractl instance password acme --password-file acme.password\n" +
-			"  infractl instance password acme --show-password -o json",
+			"  infractl instance password acme --show-password -o json\n  infractl instance password acme --database --yes",
 		Args: arity(1, 1), ValidArgsFunction: firstOnly(a.completer(instanceNames)),
-		RunE: func(c *cobra.Command, args []string) error { return a.runPassword(c.Context(), args[0], &o) },
+		RunE: func(c *cobra.Command, args []string) error {
+			switch {
+			case database:
+				return a.changeInstance(c.Context(), a.databasePasswords(args[0], detach))
+			case detach:
+				return errs.New(errs.Invalid, "--detach goes with --database: a new password is shown at once")
+			}
+			return a.runPassword(c.Context(), args[0], &o)
+		},
 	}
 	o.add(c)
+	c.Flags().BoolVar(&database, "database", false, "new passwords for its database instead")
+	c.Flags().BoolVar(&detach, "detach", false, "do not wait for the end of --database")
+	c.MarkFlagsMutuallyExclusive("database", "password-file")
+	c.MarkFlagsMutuallyExclusive("database", "show-password")
 	a.yesFlag(c)
+	stepExits(c)
 	return c
+}
+
+func (a *app) databasePasswords(name string, detach bool) *instanceChange {
+	return &instanceChange{name: name, detach: detach,
+		ask: func(ctx context.Context, _ *v1.GetInstanceResponse) error {
+			return a.confirm(ctx, "Give the database of "+name+" new passwords? Whoever else logs into it with the present ones is cut off.")
+		},
+		call: func(ctx context.Context, api v1.InstanceServiceClient) (changed, error) {
+			return api.RotateDatabase(ctx, &v1.RotateDatabaseRequest{Name: name})
+		},
+		done: func(i *v1.Instance) { a.note("the database of %s has new passwords", i.GetName()) },
+	}
 }
 
 func (a *app) runPassword(ctx context.Context, name string, o *passwordFlags) error {
