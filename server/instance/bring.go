@@ -64,6 +64,7 @@ func (s *Instances) bring(ctx context.Context, run *operation.Run, reason string
 			return nil, errs.New(errs.Unavailable, "%s has not taken up its new wish: %s", name, why).At("node " + name).
 				WithHint("infractl status; infractl operation list")
 		}
+		w.hear(name, n)
 	}
 	return w.problems, nil
 }
@@ -133,7 +134,9 @@ func (w *arrival) look(ctx context.Context, ro *v1.Rollout) error {
 			}
 			if w.there[name] = n.covers(w.wish, name) && n.through(); !w.there[name] {
 				missing++
+				continue
 			}
+			w.hear(name, n)
 			continue
 		}
 		n := ro.GetNodes()[i]
@@ -158,6 +161,13 @@ func (w *arrival) look(ctx context.Context, ro *v1.Rollout) error {
 		return errThere
 	}
 	return nil
+}
+
+// hear takes in what a node complains of that another delivery brought there: no other word of it is in the one that is watched.
+func (w *arrival) hear(name string, n keeping) {
+	if lines := n.state.GetDegraded(); len(lines) > 0 {
+		w.problems[name] = strings.Join(lines, "\n")
+	}
 }
 
 // words says what the nodes of interest do, for people.

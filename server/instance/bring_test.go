@@ -54,6 +54,8 @@ func TestAHostThatIsThroughIsNotWaitedFor(t *testing.T) {
 	through := &v1.HostState{SpecDigest: "new", WidenedDigest: "new", NarrowedDigest: "new", SiteRevision: 1, ResourceRevision: 8}
 	halfway := &v1.HostState{SpecDigest: "new", WidenedDigest: "new", NarrowedDigest: "old", SiteRevision: 1, ResourceRevision: 8}
 	before := &v1.HostState{SpecDigest: "new", WidenedDigest: "new", NarrowedDigest: "new", SiteRevision: 1, ResourceRevision: 6}
+	unwell := &v1.HostState{SpecDigest: "new", WidenedDigest: "new", NarrowedDigest: "new", SiteRevision: 1, ResourceRevision: 8,
+		Degraded: []string{"dolibarr: instance acme: its database does not come up"}}
 	queued := []*v1.NodeRollout{{Node: "srv-prod", State: v1.NodeRolloutState_NODE_ROLLOUT_STATE_QUEUED}}
 	for name, c := range map[string]struct {
 		nodes []*v1.NodeRollout
@@ -62,6 +64,7 @@ func TestAHostThatIsThroughIsNotWaitedFor(t *testing.T) {
 	}{
 		"its own delivery waits":              {queued, through, true},
 		"its own delivery has no nodes yet":   {nil, through, true},
+		"it is through, and not well":         {queued, unwell, true},
 		"it is at its services":               {queued, halfway, false},
 		"it has what was wanted before":       {queued, before, false},
 		"its own delivery is on its way here": {[]*v1.NodeRollout{{Node: "srv-prod", State: v1.NodeRolloutState_NODE_ROLLOUT_STATE_WIDENING}}, through, false},
@@ -78,6 +81,9 @@ func TestAHostThatIsThroughIsNotWaitedFor(t *testing.T) {
 				defer cancel()
 			}
 			err := w.follow(ctx, func(string, ...any) {}, "r000002-abcdef")
+			if c.state.GetDegraded() != nil && w.problems["srv-prod"] != c.state.GetDegraded()[0] {
+				t.Errorf("problems %q", w.problems)
+			}
 			if there := err == nil && w.there["srv-prod"]; there != c.there || !c.there && !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("there: %t, %v", there, err)
 			}
