@@ -275,34 +275,31 @@ func TestToolRunsInTheContainerOfAnAdopted(t *testing.T) {
 	}
 }
 
-// TestScriptOfTheToolCleansUp runs the script with a php that says what it sees.
+// TestScriptOfTheToolCleansUp runs the script with another program in the tool's place, which says what it sees.
 func TestScriptOfTheToolCleansUp(t *testing.T) {
 	for name, code := range map[string]string{"the tool succeeds": "0", "the tool fails": "1"} {
 		t.Run(name, func(t *testing.T) {
 			root := t.TempDir()
-			for file, text := range map[string]string{
-				"bin/php":                          "#!/bin/sh\necho \"$INFRACTL_HTDOCS $(stat -c %a $INFRACTL_SECRETS/admin) $(cat $INFRACTL_SECRETS/admin) $2 $(cat) $1\"\nexit " + code + "\n",
-				"var/www/dup/htdocs/conf/conf.php": "<?php\n",
-			} {
+			see := `<?php $dir = getenv("INFRACTL_SECRETS"); printf("%s %o %s %s %s %d %s", getenv("INFRACTL_HTDOCS"), fileperms("$dir/admin") & 0777,
+				file_get_contents("$dir/admin"), $argv[2], stream_get_contents(STDIN), is_readable($argv[1]), dirname($dir)); exit(` + code + `);`
+			for file, text := range map[string]string{"see.php": see, "var/www/dup/htdocs/conf/conf.php": "<?php\n", "shm/x": ""} {
 				must(t, os.MkdirAll(filepath.Dir(filepath.Join(root, file)), 0o755))
-				must(t, os.WriteFile(filepath.Join(root, file), []byte(text), 0o755))
+				must(t, os.WriteFile(filepath.Join(root, file), []byte(text), 0o644))
 			}
-			memory := filepath.Join(root, "shm")
-			must(t, os.Mkdir(memory, 0o755))
-			archive, err := toolArchive(map[string][]byte{"admin": []byte("hidden")}, map[string]string{"a": "b"})
+			files, err := toolFiles(map[string][]byte{"admin": []byte("hidden")}, map[string]string{"a": "b"})
 			must(t, err)
-			script := strings.NewReplacer("/var/www", filepath.Join(root, "var/www"), "/dev/shm", memory, "command -v php", "command -v "+root+"/bin/php",
-				" php \"$dir", " "+root+"/bin/php \"$dir").Replace(adoptedScript)
+			memory := filepath.Join(root, "shm")
+			script := strings.NewReplacer("/var/www", filepath.Join(root, "var/www"), "/dev/shm", memory, `php "$dir`, "php "+root+`/see.php "$dir`).Replace(adoptedScript)
 			cmd := exec.CommandContext(t.Context(), "sh", "-c", script, "sh", "dup", "password")
-			cmd.Stdin = archive
+			cmd.Stdin = bytes.NewReader(files)
 			out, err := cmd.CombinedOutput()
 			if (err != nil) != (code == "1") {
 				t.Errorf("%v: %s", err, out)
 			}
-			if !strings.HasPrefix(string(out), filepath.Join(root, "var/www/dup/htdocs")+` 400 hidden password {"a":"b"} `+memory) {
-				t.Errorf("php saw %s", out)
+			if !strings.HasPrefix(string(out), filepath.Join(root, "var/www/dup/htdocs")+` 400 hidden password {"a":"b"} 1 `+memory) {
+				t.Errorf("it saw %s", out)
 			}
-			if left, err := os.ReadDir(memory); err != nil || len(left) > 0 {
+			if left, err := os.ReadDir(memory); err != nil || len(left) != 1 {
 				t.Errorf("left in memory: %v, %v", left, err)
 			}
 		})

@@ -1,11 +1,9 @@
 package dolibarr
 
 import (
-	"archive/tar"
 	"bytes"
 	"context"
 	"encoding/json"
-	"io"
 	"io/fs"
 	"path"
 	"strings"
@@ -35,19 +33,21 @@ func (p *Provider) doOnAdopted(ctx context.Context, task *v1.InstanceTask, inst 
 	return nil, errs.New(errs.Invalid, "this cannot be done with an adopted instance, whose containers infractl did not make")
 }
 
-// adoptedScript runs the tool in a container that has it not: it comes as an archive by stdin, stands in memory for as long as it runs, and
-// with it the secret that it needs. The arguments are the client's name and the verb. The original scripts keep the code in
+// adoptedScript runs the tool in a container that has it not: it comes by stdin as an object of files, stands in memory for as long as it
+// runs, and with it the secret that it needs. The arguments are the client's name and the verb. The original scripts keep the code in
 // /var/www/CLIENT/htdocs; Dolibarr's own image has it in /var/www/html.
 const adoptedScript = `umask 077
 no() { printf '{"ok":false,"error":"%s","hint":"%s"}\n' "$1" "$2"; exit 1; }
-command -v php >/dev/null && command -v tar >/dev/null || no 'its container has no php or no tar' 'do it in Dolibarr itself, or in its database'
+command -v php >/dev/null || no 'its container has no php for the command line' 'do it in Dolibarr itself, or in its database'
 for htdocs in "/var/www/$1/htdocs" /mnt/web/htdocs /var/www/html; do [ -e "$htdocs/conf/conf.php" ] && break; done
 [ -r "$htdocs/conf/conf.php" ] || no 'no conf.php that www-data can read is where the original scripts put it' 'do it in Dolibarr itself'
 for memory in /dev/shm /tmp; do [ -w "$memory" ] && break; done
 dir=$(mktemp -d "$memory/infractl.XXXXXX") || exit 1
 trap 'rm -rf "$dir"' EXIT
 trap 'exit 1' HUP INT TERM
-tar -x -f - -C "$dir" || exit 1
+mkdir "$dir/secrets" && php -r 'foreach (json_decode(stream_get_contents(STDIN), true) as $name => $text) {
+  if (file_put_contents("$argv[1]/$name", $text) !== strlen($text) || !chmod("$argv[1]/$name", 0400)) exit(1);
+}' -- "$dir" || exit 1
 documents=/mnt/data; [ -d "$documents" ] || documents=/var/www/documents
 INFRACTL_HTDOCS=$htdocs INFRACTL_DOCUMENTS=$documents INFRACTL_SECRETS=$dir/secrets php "$dir/tool.php" "$2" <"$dir/input.json"`
 
@@ -65,13 +65,13 @@ func (p *Provider) adoptedVerb(ctx context.Context, t *steps, inst *v1.InstanceS
 	if err != nil {
 		return dolibarr.Answer{}, err
 	}
-	archive, err := toolArchive(secrets, input)
+	files, err := toolFiles(secrets, input)
 	if err != nil {
 		return dolibarr.Answer{}, errs.Wrap(verb, err)
 	}
 	client := strings.TrimSuffix(inst.GetAdopted().GetAppContainer(), "_dolibarr")
 	argv := []string{"sh", "-c", adoptedScript, "sh", client, verb}
-	return p.answered(ctx, t, app.ID, verb, argv, archive)
+	return p.answered(ctx, t, app.ID, verb, argv, bytes.NewReader(files))
 }
 
 // fetch gets secrets by the last part of their names.
@@ -96,35 +96,27 @@ func (p *Provider) fetch(ctx context.Context, refs []*v1.SecretRef) (map[string]
 	return values, nil
 }
 
-// toolArchive packs the tool, what it reads on stdin and its secrets.
-func toolArchive(secrets map[string][]byte, input any) (io.Reader, error) {
+// toolFiles are the tool, what it reads on stdin and its secrets, by name.
+func toolFiles(secrets map[string][]byte, input any) ([]byte, error) {
 	text, err := json.Marshal(input)
 	if err != nil {
 		return nil, err
 	}
-	files := map[string][]byte{"input.json": text}
+	files := map[string]string{"input.json": string(text)}
 	for name, value := range secrets {
-		files["secrets/"+name] = value
+		files["secrets/"+name] = string(value)
 	}
 	tool := dolibarr.Tool()
 	err = fs.WalkDir(tool, ".", func(name string, d fs.DirEntry, err error) error {
-		if err == nil && !d.IsDir() {
-			files[path.Base(name)], err = fs.ReadFile(tool, name)
+		if err != nil || d.IsDir() {
+			return err
 		}
+		data, err := fs.ReadFile(tool, name)
+		files[path.Base(name)] = string(data)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	var out bytes.Buffer
-	w := tar.NewWriter(&out)
-	for name, data := range files {
-		if err := w.WriteHeader(&tar.Header{Name: name, Mode: secretMode, Size: int64(len(data))}); err != nil {
-			return nil, err
-		}
-		if _, err := w.Write(data); err != nil {
-			return nil, err
-		}
-	}
-	return &out, w.Close()
+	return json.Marshal(files)
 }

@@ -1,8 +1,6 @@
 package dolibarr
 
 import (
-	"archive/tar"
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -383,7 +381,11 @@ func (e *testEngine) Run(ctx context.Context, id string, argv []string, user str
 	case argv[0] == "php" && user == "33:33":
 		return e.runTool(c, argv[2], input, stdout)
 	case argv[0] == "sh" && user == "33:33": // the tool in a container that has it not
-		e.verbs, e.inputs = append(e.verbs, argv[len(argv)-1]), append(e.inputs, string(archived(input, "input.json")))
+		files := map[string]string{}
+		if err := json.Unmarshal(input, &files); err != nil {
+			return 1, err
+		}
+		e.verbs, e.inputs = append(e.verbs, argv[len(argv)-1]), append(e.inputs, files["input.json"])
 		if e.refuse == "" {
 			fmt.Fprintf(stdout, "{\"ok\":true,\"version\":%q}\n", e.version)
 			return 0, nil
@@ -403,20 +405,6 @@ func (e *testEngine) Run(ctx context.Context, id string, argv []string, user str
 		e.learn(c.Labels[LabelID], string(input))
 	}
 	return 0, nil
-}
-
-// archived is a file of an archive.
-func archived(archive []byte, name string) []byte {
-	for r := tar.NewReader(bytes.NewReader(archive)); ; {
-		h, err := r.Next()
-		if err != nil {
-			return nil
-		}
-		if h.Name == name {
-			data, _ := io.ReadAll(r) // it is in memory
-			return data
-		}
-	}
 }
 
 func (e *testEngine) runTool(c *testContainer, verb string, input []byte, stdout io.Writer) (int, error) {
