@@ -2,7 +2,10 @@ package dolibarr
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"io/fs"
 	"path"
 	"slices"
@@ -87,6 +90,24 @@ func (p *Provider) writeTool(context.Context, *v1.InstanceSpec) error {
 		err = errs.Join(err, p.writeToolFile(name, data))
 	}
 	return err
+}
+
+// toolDigest identifies the tool.
+func toolDigest() string {
+	sum := sha256.New()
+	tool := dolibarr.Tool()
+	err := fs.WalkDir(tool, ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		data, err := fs.ReadFile(tool, name)
+		fmt.Fprintf(sum, "%s %d\n%s", name, len(data), data)
+		return err
+	})
+	if err != nil {
+		panic(err) // it is compiled in
+	}
+	return hex.EncodeToString(sum.Sum(nil)[:8])
 }
 
 func (p *Provider) writeToolFile(name string, data []byte) error {

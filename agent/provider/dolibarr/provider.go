@@ -86,6 +86,8 @@ type Provider struct {
 	log    hclog.Logger
 	uid    int
 	gid    int
+	// tool is the digest of the tool that this agent brings.
+	tool string
 	// starts bounds how many databases start at once: each reads and writes a lot at its start.
 	starts chan struct{}
 
@@ -128,7 +130,7 @@ func New(cfg Config) *Provider {
 	if cfg.Dir == "" {
 		cfg.Dir = "/var/lib/infractl/instances"
 	}
-	return &Provider{cfg: cfg, host: cfg.Host, engine: cfg.Engine, log: cfg.Log, uid: os.Geteuid(), gid: os.Getegid(),
+	return &Provider{cfg: cfg, host: cfg.Host, engine: cfg.Engine, log: cfg.Log, uid: os.Geteuid(), gid: os.Getegid(), tool: toolDigest(),
 		starts: make(chan struct{}, startsAtOnce), disk: disk{asked: map[string]bool{}, due: make(chan struct{}, 1)}, locks: map[string]*sync.Mutex{}, repairs: map[string]attempts{}}
 }
 

@@ -20,8 +20,8 @@ type attempts struct {
 	wait time.Duration
 }
 
-// Repair brings containers back that died or were removed, as they were applied: that is no commit and needs no server. It says what it
-// did. An instance that does not come back is tried less and less often. It must not run beside an apply.
+// Repair brings containers back that died or were removed, as they were applied: that is no commit and needs no server. Scheduled jobs get
+// the tool of this agent. It says what it did. An instance that does not come back is tried less and less often. It must not run beside an apply.
 func (p *Provider) Repair(ctx context.Context) ([]string, error) {
 	spec, err := p.applied()
 	if err != nil || len(spec.GetInstances()) == 0 {
@@ -33,7 +33,7 @@ func (p *Provider) Repair(ctx context.Context) ([]string, error) {
 	}
 	var broken []*instanceSight
 	for _, one := range seen.instances {
-		if (one.gone() || one.revived() != nil) && p.due(one.inst.GetId()) {
+		if (one.gone() || one.revived() != nil || one.oldTool()) && p.due(one.inst.GetId()) {
 			broken = append(broken, one)
 		}
 	}
@@ -46,7 +46,7 @@ func (p *Provider) Repair(ctx context.Context) ([]string, error) {
 			failed = append(failed, errs.Wrap("repair instance "+name, err))
 			continue
 		}
-		done = append(done, "instance "+name+": "+errs.Join(broken[i].unwell(), broken[i].revived()).Error())
+		done = append(done, "instance "+name+": "+broken[i].mended())
 	}
 	front, err := p.frontPlan(ctx, spec)
 	if err == nil && len(front) > 0 {
@@ -66,6 +66,20 @@ func (one *instanceSight) gone() bool {
 		}
 	}
 	return false
+}
+
+// oldTool says that nothing differs but the tool that the scheduled jobs run with: an agent of another version brought another one.
+func (one *instanceSight) oldTool() bool {
+	list := one.differences()
+	return len(list) == 1 && strings.HasPrefix(list[0], partCron+": made anew from ")
+}
+
+// mended says what a repair was for.
+func (one *instanceSight) mended() string {
+	if err := errs.Join(one.unwell(), one.revived()); err != nil {
+		return err.Error()
+	}
+	return "its scheduled jobs run with another tool now"
 }
 
 func (p *Provider) due(id string) bool {

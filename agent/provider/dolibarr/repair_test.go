@@ -279,3 +279,34 @@ func BenchmarkPlanWithoutChange(b *testing.B) {
 		}
 	}
 }
+
+func TestScheduledJobsGetTheToolOfANewAgent(t *testing.T) {
+	r, list := two(t)
+	ids := func() (out []string) {
+		for _, inst := range list {
+			for _, part := range parts() {
+				out = append(out, r.engine.find(containerName(inst.GetId(), part)).ID)
+			}
+		}
+		return out
+	}
+	before := ids()
+	r.restarted()
+	if done, err := r.Repair(t.Context()); err != nil || len(done) > 0 || !slices.Equal(before, ids()) {
+		t.Errorf("by the same agent: %q, %v", done, err)
+	}
+	r.restarted()
+	r.Provider.tool = "another"
+	done, err := r.Repair(t.Context())
+	if err != nil || len(done) != 2 || !strings.Contains(done[0], "another tool") {
+		t.Errorf("repaired: %q, %v", done, err)
+	}
+	for i, id := range ids() {
+		if cron := i%3 == 2; (id != before[i]) != cron {
+			t.Errorf("%s of %s was made anew: %t", parts()[i%3], list[i/3].GetName(), id != before[i])
+		}
+	}
+	if changes, err := r.Plan(t.Context(), want(list...)); err != nil || len(changes.Changes) > 0 {
+		t.Errorf("afterwards: %v, %v", changes.Changes, err)
+	}
+}

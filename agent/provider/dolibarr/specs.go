@@ -140,6 +140,7 @@ func (p *Provider) cronContainer(inst *v1.InstanceSpec) docker.ContainerSpec {
 	_, _, cron := shares(inst.GetLimits())
 	cron.limit(&s)
 	s.Entrypoint, s.Cmd = []string{"sh", dolibarr.CronFile}, nil
+	s.Env = append(s.Env, "INFRACTL_TOOL="+p.tool) // it goes on with what it has read, so that another tool is another container
 	s.Mounts = append(s.Mounts, p.file(path.Join(p.webSecretsDir(inst.GetId()), "cron-key"), dolibarr.SecretsDir+"/cron-key"))
 	s.Health = &docker.Health{Test: []string{"NONE"}}
 	s.StopSignal, s.StopTimeout = "SIGTERM", 30*time.Second

@@ -44,6 +44,9 @@ func (p *Provider) Do(ctx context.Context, task *v1.InstanceTask) (*v1.InstanceR
 	if _, ok := task.GetAction().(*v1.InstanceTask_Template); ok {
 		return p.makeTemplate(ctx, task.GetInstance())
 	}
+	if _, ok := task.GetAction().(*v1.InstanceTask_DropTemplate); ok {
+		return p.dropTemplates(task.GetInstance().GetVersion())
+	}
 	inst := task.GetInstance()
 	if !idForm.MatchString(inst.GetId()) || inst.GetId() == templateID {
 		return nil, errs.New(errs.Invalid, "%.60q is no id of an instance", inst.GetId())

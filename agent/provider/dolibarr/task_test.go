@@ -188,6 +188,37 @@ func TestTemplatesOfFormerImagesGo(t *testing.T) {
 	}
 }
 
+func TestTemplatesThatNobodyUsesAreListedAndGo(t *testing.T) {
+	r := newTaskRig(t)
+	r.do(templateTask())
+	must(t, r.host.Mkdir(r.templatesDir()+"/22.0.1-0123.part", 0o700))
+	listed := func() (out []string) {
+		for _, f := range r.do(&v1.InstanceTask{Action: &v1.InstanceTask_Inventory{Inventory: &v1.InventoryInstances{}}}).GetFound() {
+			if f.GetKind() == "template" {
+				out = append(out, f.GetVersion())
+			}
+		}
+		return out
+	}
+	if got := listed(); !slices.Equal(got, []string{"19.0.4", "22.0.1"}) {
+		t.Errorf("listed: %q", got)
+	}
+	drop := func(version string) *v1.InstanceTask {
+		return &v1.InstanceTask{Instance: &v1.InstanceSpec{Version: version}, Action: &v1.InstanceTask_DropTemplate{DropTemplate: &v1.DropTemplate{}}}
+	}
+	for range 2 { // again after a crash
+		r.do(drop("19.0.4"))
+	}
+	if got := listed(); !slices.Equal(got, []string{"22.0.1"}) {
+		t.Errorf("left: %q", got)
+	}
+	for _, version := range []string{"", "*", "../x", "19.0"} {
+		if _, err := r.Do(t.Context(), drop(version)); !errs.Is(err, errs.Invalid) {
+			t.Errorf("%q: %v", version, err)
+		}
+	}
+}
+
 // TestInstallGoesOnAfterAFaultAnywhere fails every call and every change of a file once, as a crash would, and asks again with a new process.
 func TestInstallGoesOnAfterAFaultAnywhere(t *testing.T) {
 	for _, warm := range []bool{false, true} {

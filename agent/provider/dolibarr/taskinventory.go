@@ -65,6 +65,14 @@ func (p *Provider) inventory(ctx context.Context) (*v1.InstanceResult, error) {
 	if p.templating.Load() > 0 { // what a template is made of is gone when it is made
 		found = slices.DeleteFunc(found, func(f *v1.FoundInstance) bool { return f.GetId() == templateID })
 	}
+	templates, err := p.templateDirs("*")
+	if err != nil {
+		return nil, err
+	}
+	for _, dir := range templates {
+		version, _, _ := strings.Cut(path.Base(dir), "-")
+		found = append(found, &v1.FoundInstance{Kind: "template", Name: path.Base(dir), Version: version})
+	}
 	found = append(found, p.foreign(containers, networks, volumes)...)
 	if len(found) > inventoryMost {
 		return nil, errs.New(errs.Exhausted, "there are %d parts of instances, more than %d", len(found), inventoryMost)

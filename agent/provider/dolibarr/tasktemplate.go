@@ -240,9 +240,9 @@ func (p *Provider) swapTemplate(key, version string) error {
 	if err := p.host.Rename(dir+".part", dir); err != nil {
 		return errs.Wrap("keep the template", err)
 	}
-	old, err := p.host.Glob(path.Join(p.templatesDir(), version+"-*"))
+	old, err := p.templateDirs(version)
 	if err != nil {
-		return errs.Wrap("list templates", err)
+		return err
 	}
 	for _, d := range old {
 		if d != dir {
@@ -252,6 +252,32 @@ func (p *Provider) swapTemplate(key, version string) error {
 		}
 	}
 	return nil
+}
+
+// templateDirs are the folders of the templates of a version, half-made ones too.
+func (p *Provider) templateDirs(version string) ([]string, error) {
+	list, err := p.host.Glob(path.Join(p.templatesDir(), version+"-*"))
+	return list, errs.Wrap("list templates", err)
+}
+
+// dropTemplates removes the templates of a version.
+func (p *Provider) dropTemplates(version string) (*v1.InstanceResult, error) {
+	if _, err := dolibarr.ParseVersion(version); err != nil {
+		return nil, err
+	}
+	defer p.lock(templateID)()
+	list, err := p.templateDirs(version)
+	if err != nil {
+		return nil, err
+	}
+	out := &v1.InstanceResult{}
+	for _, dir := range list {
+		if err := p.host.RemoveAll(dir); err != nil {
+			return nil, errs.Wrap("remove template "+path.Base(dir), err)
+		}
+		out.Removed = append(out.Removed, "template "+path.Base(dir))
+	}
+	return out, nil
 }
 
 // copyTree copies a folder's contents with owners and modes. Blocks are shared where the file system can, and what is zero becomes a hole:
