@@ -95,6 +95,11 @@ func (s *Instances) auditHost(ctx context.Context, node string, all []record) (i
 		return 0, unasked(node, err)
 	}
 	findings := compare(node, all, found)
+	left, err := s.leftTemplates(ctx, node, found)
+	if err != nil {
+		return 0, unasked(node, err)
+	}
+	findings = append(findings, left...)
 	compared := len(found)
 	fronted := false
 	for i := range all {

@@ -118,7 +118,7 @@ func compare(node string, all []record, found []*v1.FoundInstance) []*v1.AuditFi
 	}
 	for _, f := range found {
 		switch r := owner[f.GetId()]; {
-		case f.GetKind() == "front":
+		case f.GetKind() == "front", f.GetKind() == "template": // they belong to no instance
 		case f.GetId() == "":
 			if !slices.ContainsFunc(all, func(r record) bool { return r.Adopted != nil && r.Node == node && r.Name == f.GetInstance() }) {
 				add("orphan", f.GetKind(), f.GetName(), f.GetInstance(), "infractl instance import "+node,

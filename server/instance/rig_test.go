@@ -509,6 +509,8 @@ func (w *world) work(node string, h *host, task *v1.Task) *v1.TaskResult {
 		if len(inst.GetSecrets()) > 0 || inst.GetId() != "" {
 			w.t.Errorf("a template with secrets or an id: %v", inst)
 		}
+	case *v1.InstanceTask_DropTemplate:
+		delete(h.warm, inst.GetVersion())
 	case *v1.InstanceTask_Inventory:
 		out.Found = h.inventory()
 	}
@@ -553,6 +555,9 @@ func (h *host) inventory() []*v1.FoundInstance {
 	}
 	if h.spec.GetDolibarr().GetFront() != nil {
 		found = append(found, &v1.FoundInstance{Kind: "front", Name: "infractl-front", State: "running"})
+	}
+	for version := range h.warm {
+		found = append(found, &v1.FoundInstance{Kind: "template", Name: version + "-0123456789abcdef", Version: version})
 	}
 	return found
 }

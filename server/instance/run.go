@@ -45,7 +45,7 @@ func (s *Instances) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-look.C:
-			err = errs.Join(s.sweep(ctx), s.refreshTemplates(ctx))
+			err = errs.Join(s.sweep(ctx), s.refreshTemplates(ctx), s.dropTemplates(ctx))
 		case <-usage.C:
 			err = s.measureAll(ctx)
 		case <-watch.C:
@@ -82,6 +82,9 @@ func (s *Instances) watch(ctx context.Context) error {
 				return
 			}
 			s.judge(node, list, found)
+			if err := s.noteTemplates(ctx, node, found); err != nil {
+				s.cfg.Log.Error("could not note the templates of a host", "node", node, "error", err)
+			}
 		})
 	}
 	if _, err := s.seeAll(ctx, all, true); err != nil {

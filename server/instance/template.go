@@ -26,6 +26,8 @@ const (
 type templateRecord struct {
 	Images string    `json:"images"`
 	Made   time.Time `json:"made"`
+	// Unused is since when nobody uses its version there; zero while somebody does.
+	Unused time.Time `json:"unused,omitzero"`
 }
 
 // attempt is the last try to make a template.
@@ -61,17 +63,7 @@ func (s *Instances) templates(ctx context.Context) ([]wantedTemplate, error) {
 	if err != nil {
 		return nil, err
 	}
-	versions := map[string][]string{}
-	for _, node := range slices.Concat(where.InstanceNodes(false), where.InstanceNodes(true)) {
-		if v := where.InstanceDefaults().Version; v != "" {
-			versions[node] = append(versions[node], v)
-		}
-	}
-	for _, inst := range res.Instances {
-		if inst.Adopted == nil && !slices.Contains(versions[inst.Node], inst.Version) {
-			versions[inst.Node] = append(versions[inst.Node], inst.Version)
-		}
-	}
+	versions := templateVersions(where, res)
 	var out []wantedTemplate
 	for _, node := range sortedKeys(versions) {
 		for _, version := range versions[node] {
@@ -83,6 +75,22 @@ func (s *Instances) templates(ctx context.Context) ([]wantedTemplate, error) {
 		}
 	}
 	return out, nil
+}
+
+// templateVersions are the versions that hosts should have a template of: the site's default one, and those of their instances.
+func templateVersions(where *site.Site, res site.Resources) map[string][]string {
+	versions := map[string][]string{}
+	for _, node := range slices.Concat(where.InstanceNodes(false), where.InstanceNodes(true)) {
+		if v := where.InstanceDefaults().Version; v != "" {
+			versions[node] = append(versions[node], v)
+		}
+	}
+	for _, inst := range res.Instances {
+		if inst.Adopted == nil && !slices.Contains(versions[inst.Node], inst.Version) {
+			versions[inst.Node] = append(versions[inst.Node], inst.Version)
+		}
+	}
+	return versions
 }
 
 // templateSpec is what a host is told of a template. It has no secrets: the host makes some up, and no instance ever has them.
