@@ -3,6 +3,7 @@
 package instances
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -126,6 +127,66 @@ func TestAFullInstanceRefusesUploadsAndNothingElse(t *testing.T) {
 	})
 	if out := infractl(t, 0, "instance", "audit"); !strings.Contains(out, "records and reality agree") {
 		t.Errorf("audit: %s", out)
+	}
+	if err := fleet.Remove(t.Context(), name); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestDatabaseGetsNewPasswordsWhilePeopleWork asks for a page all the time meanwhile.
+func TestDatabaseGetsNewPasswordsWhilePeopleWork(t *testing.T) {
+	const name = "locksmith"
+	password := create(t, name)
+	id := show(t, name).ID
+	secrets := func() string {
+		out, _ := in(t, demo.Prod, "sh", "-c", "cat "+instancesDisk+"/"+id+"/secrets/db "+instancesDisk+"/"+id+"/secrets/db-root")
+		return out
+	}
+	before := secrets()
+	stop, asked := make(chan struct{}), make(chan []string)
+	go func() {
+		var bad []string
+		for n := 0; ; n++ {
+			select {
+			case <-stop:
+				if n < 5 {
+					bad = append(bad, "too few pages to prove anything")
+				}
+				asked <- bad
+				return
+			default:
+			}
+			if page, err := fleet.browse(t.Context(), URL(name)); err != nil || page.IsLogin() != nil {
+				bad = append(bad, fmt.Sprintf("%v %v", err, page.IsLogin()))
+			}
+		}
+	}()
+	infractl(t, 0, "instance", "password", name, "--database", "--yes")
+	in(t, demo.Prod, "systemctl", "kill", "-s", "KILL", "infractl-agent") // the next time without an agent in the middle
+	infractl(t, 0, "instance", "password", name, "--database", "--yes")
+	close(stop)
+	for _, problem := range <-asked {
+		t.Errorf("somebody was cut off: %s", problem)
+	}
+	if after := secrets(); after == before || after == "" {
+		t.Error("the passwords on the host are the same")
+	}
+	if out, code := in(t, demo.Prod, "sh", "-c", "ls "+instancesDisk+"/"+id+"/secrets/former"); code == 0 {
+		t.Errorf("former passwords are left: %s", out)
+	}
+	infractl(t, 0, "instance", "restart", name, "--yes")
+	if _, err := fleet.WaitLogin(t.Context(), name, pageLimit); err != nil {
+		t.Error(err)
+	}
+	if err := fleet.LogIn(t.Context(), name, password); err != nil {
+		t.Error(err)
+	}
+	former := strings.Fields(before)
+	everywhere, _ := in(t, demo.Prod, "sh", "-c", `docker inspect $(docker ps -aq); journalctl --no-pager -q; docker ps -q | xargs -n1 docker logs 2>&1`)
+	for _, secret := range append(former, strings.Fields(secrets())...) {
+		if strings.Contains(everywhere, secret) {
+			t.Errorf("a password can be read on the host: it begins with %.3s", secret)
+		}
 	}
 	if err := fleet.Remove(t.Context(), name); err != nil {
 		t.Error(err)
