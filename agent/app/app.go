@@ -130,9 +130,6 @@ func New(cfg Config) (*App, error) {
 		}
 		a.metrics = a.newMetrics()
 		a.observer = newObserver(a.host, a.providers.Router, a.engine.Spec, a.registry)
-		if a.providers.Instances != nil {
-			a.registry.MustRegister(newInstanceDisk(a.providers.Instances))
-		}
 	}
 	a.facts = facts.New(reader)
 	return a, nil

@@ -262,14 +262,8 @@ func (p *Provider) measured(ctx context.Context, id string, bytes uint64) error 
 	return p.frontApply(ctx, spec)
 }
 
-// Held is what one instance holds on the disk.
-type Held struct {
-	Name string
-	*v1.InstanceDisk
-}
-
 // Disk tells what instances hold as last measured, by id, and how large the file system of their volumes is and what is free of it.
-func (p *Provider) Disk() (list []Held, size, free uint64) {
+func (p *Provider) Disk() (list []*v1.InstanceDisk, size, free uint64) {
 	spec, err := p.applied()
 	if err != nil {
 		return nil, 0, 0
@@ -283,11 +277,11 @@ func (p *Provider) Disk() (list []Held, size, free uint64) {
 				continue
 			}
 			limit := inst.GetLimits().GetDiskBytes()
-			list = append(list, Held{inst.GetName(), &v1.InstanceDisk{Id: inst.GetId(), Bytes: h.Bytes, LimitBytes: limit, Full: h.full(limit),
-				Measured: timestamppb.New(h.Measured)}})
+			list = append(list, &v1.InstanceDisk{Id: inst.GetId(), Bytes: h.Bytes, LimitBytes: limit, Full: h.full(limit),
+				Measured: timestamppb.New(h.Measured)})
 		}
 	})
-	slices.SortFunc(list, func(a, b Held) int { return strings.Compare(a.GetId(), b.GetId()) })
+	slices.SortFunc(list, func(a, b *v1.InstanceDisk) int { return strings.Compare(a.GetId(), b.GetId()) })
 	if space == "" {
 		space = p.cfg.Dir
 	}

@@ -115,7 +115,7 @@ func TestFullInstanceTakesNothingIn(t *testing.T) {
 		t.Error("it does not end clearly below the limit")
 	}
 	list, size, free := d.Disk()
-	if len(list) != 1 || list[0].Name != "acme" || list[0].GetFull() || list[0].GetBytes() < 80*diskMiB || list[0].GetLimitBytes() != 100*diskMiB ||
+	if len(list) != 1 || list[0].GetId() != acmeID || list[0].GetFull() || list[0].GetBytes() < 80*diskMiB || list[0].GetLimitBytes() != 100*diskMiB ||
 		size == 0 || free == 0 {
 		t.Errorf("it tells %v, %d, %d", list, size, free)
 	}
