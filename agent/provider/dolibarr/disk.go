@@ -2,6 +2,7 @@ package dolibarr
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"maps"
 	"path"
@@ -186,10 +187,14 @@ func (p *Provider) measureDisk(ctx context.Context, alone func(context.Context, 
 	if err != nil {
 		return err
 	}
+	containers, err := p.engine.Containers(ctx)
+	if err != nil {
+		return err
+	}
 	var failed []error
 	for _, inst := range list {
 		var bytes uint64
-		host.Quietly(func() { bytes, err = p.holds(ctx, inst, volumes) })
+		host.Quietly(func() { bytes, err = p.holds(ctx, inst, volumesOf(inst, volumes, containers)) })
 		if err == nil { // never beside an apply: that one must find the front as it left it
 			alone := alone(ctx, func() { err = p.measured(ctx, inst.GetId(), bytes) })
 			err = errs.Join(err, alone)
@@ -218,16 +223,30 @@ func (p *Provider) unmeasured(spec *v1.DolibarrSpec) (list []*v1.InstanceSpec) {
 	return list
 }
 
-// holds measures one instance: its volumes and its folder.
-func (p *Provider) holds(ctx context.Context, inst *v1.InstanceSpec, volumes []docker.Volume) (sum uint64, err error) {
-	at := []string{p.folder(inst.GetId())}
-	if dir := inst.GetAdopted().GetFolder(); dir != "" {
-		at = append(at, dir)
+// volumesOf are the folders of an instance's volumes. Those of an adopted one are named, or have one of the engine's long names.
+func volumesOf(inst *v1.InstanceSpec, volumes []docker.Volume, containers []docker.Container) (at []string) {
+	a := inst.GetAdopted()
+	names := a.GetVolumes()
+	for _, c := range containers {
+		for _, m := range c.Mounts {
+			if a != nil && (c.Name == a.GetAppContainer() || c.Name == a.GetDbContainer()) && len(m.Volume) == sha256.Size*2 {
+				names = append(slices.Clip(names), m.Volume)
+			}
+		}
 	}
 	for _, v := range volumes {
-		if v.Path != "" && (v.Labels[LabelID] == inst.GetId() || slices.Contains(inst.GetAdopted().GetVolumes(), v.Name)) {
+		if v.Path != "" && (v.Labels[LabelID] == inst.GetId() || slices.Contains(names, v.Name)) {
 			at = append(at, v.Path)
 		}
+	}
+	return at
+}
+
+// holds measures one instance: its folder and its volumes.
+func (p *Provider) holds(ctx context.Context, inst *v1.InstanceSpec, volumes []string) (sum uint64, err error) {
+	at := append([]string{p.folder(inst.GetId())}, volumes...)
+	if dir := inst.GetAdopted().GetFolder(); dir != "" {
+		at = append([]string{dir}, at...)
 	}
 	for _, dir := range at {
 		bytes, err := p.host.Blocks(ctx, dir)

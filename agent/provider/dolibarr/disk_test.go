@@ -4,10 +4,12 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/infractl/infractl/agent/docker"
 	"github.com/infractl/infractl/internal/clock"
 	"github.com/infractl/infractl/internal/errs"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
@@ -215,5 +217,22 @@ func TestWhatIsNotThereHoldsNothing(t *testing.T) {
 	must(t, d.writeApplied(&v1.DolibarrSpec{Front: d.spec.GetFront()}))
 	if list, _, _ := d.Disk(); len(list) != 0 {
 		t.Errorf("one that left holds %v", list)
+	}
+}
+
+func TestWhatAnAdoptedInstanceHolds(t *testing.T) {
+	nameless := strings.Repeat("0a", 32)
+	inst := &v1.InstanceSpec{Id: acmeID, Adopted: &v1.AdoptedInstance{AppContainer: "acme_dolibarr", DbContainer: "acme_mariadb", Volumes: []string{"acme_data"}}}
+	volume := func(name string) docker.Volume { return docker.Volume{Name: name, Path: "/volumes/" + name} }
+	mounts := func(names ...string) (out []docker.Mount) {
+		for _, n := range names {
+			out = append(out, docker.Mount{Volume: n})
+		}
+		return out
+	}
+	got := volumesOf(inst, []docker.Volume{volume("acme_data"), volume("shared"), volume(nameless), volume(strings.Repeat("0b", 32))}, []docker.Container{
+		{Name: "acme_dolibarr", Mounts: mounts("acme_data", "shared", nameless)}, {Name: "other", Mounts: mounts("shared", strings.Repeat("0b", 32))}})
+	if want := []string{"/volumes/acme_data", "/volumes/" + nameless}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
