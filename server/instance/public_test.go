@@ -17,6 +17,28 @@ const (
 	ownName  = "erp.acme.example"
 )
 
+// public asks for names, as the node h.
+func (w *world) public(h *host, task *v1.PublicTask) *v1.PublicResult {
+	out := &v1.PublicResult{}
+	for _, n := range task.GetNames() {
+		w.asked[n.GetName()]++
+		sight := &v1.PublicSight{Name: n.GetName(), State: v1.PublicState_PUBLIC_STATE_SERVED, Version: n.GetVersion(), Issuer: "CN=R3",
+			Begins: timestamppb.New(w.clock.Now().Add(-24 * time.Hour)), Ends: timestamppb.New(w.clock.Now().Add(89 * 24 * time.Hour))}
+		told := slices.ContainsFunc(h.spec.GetProxy().GetHosts(), func(p *v1.ProxyHostSpec) bool { return slices.Contains(p.GetDomains(), n.GetName()) })
+		switch other := w.sights[n.GetName()]; {
+		case other != nil:
+			sight = other
+		case !told:
+			sight = &v1.PublicSight{Name: n.GetName(), State: v1.PublicState_PUBLIC_STATE_WRONG, Message: "the proxy was not told of it"}
+		}
+		out.Names = append(out.Names, sight)
+	}
+	for _, q := range task.GetQuestions() {
+		out.Answers = append(out.Answers, &v1.PublicAnswer{Question: q, Problem: w.deaf[q.GetName()]})
+	}
+	return out
+}
+
 // serve says how a name is served from now on.
 func (s *server) serve(sight *v1.PublicSight) {
 	s.mu.Lock()
