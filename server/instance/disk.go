@@ -117,8 +117,12 @@ func diskFinding(i *v1.Instance) *v1.Finding {
 // spaceFindings says which hosts have hardly any room for what their instances write. No limit of an instance helps then.
 func (s *Instances) spaceFindings() (out []*v1.Finding) {
 	for _, node := range sortedKeys(s.space) {
-		if sp := s.space[node]; sp.free < sp.size/100*spaceLeft || sp.free < hostDisk {
-			out = append(out, &v1.Finding{Severity: v1.Severity_SEVERITY_ERROR, Where: "node " + node,
+		sp, severity := s.space[node], v1.Severity_SEVERITY_WARNING
+		if sp.free < hostDisk {
+			severity = v1.Severity_SEVERITY_ERROR
+		}
+		if sp.free < sp.size/100*spaceLeft || sp.free < hostDisk {
+			out = append(out, &v1.Finding{Severity: severity, Where: "node " + node,
 				Message: fmt.Sprintf("the disk of its instances is nearly full: %d of %d MiB are free", sp.free>>20, sp.size>>20),
 				Hint:    "give it a larger disk: a full one stops the databases of all its instances"})
 		}

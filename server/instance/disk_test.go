@@ -44,11 +44,12 @@ func TestDiskIsShownAndSaid(t *testing.T) {
 		full       bool
 		want       string
 	}{
-		"room":  {89 << 20, 50 << 30, false, ""},
-		"near":  {91 << 20, 50 << 30, false, "warning instance acme: its disk space is nearly used up: 91 of 100 MiB"},
-		"full":  {96 << 20, 50 << 30, true, "error instance acme: its disk space is used up (96 of 100 MiB): uploads are refused"},
-		"host":  {89 << 20, 5 << 30, false, "error node srv-prod: the disk of its instances is nearly full: 5120 of 102400 MiB are free"},
-		"other": {89 << 20, 101 << 30, false, ""},
+		"room":            {89 << 20, 50 << 30, false, ""},
+		"near":            {91 << 20, 50 << 30, false, "warning instance acme: its disk space is nearly used up: 91 of 100 MiB"},
+		"full":            {96 << 20, 50 << 30, true, "error instance acme: its disk space is used up (96 of 100 MiB): uploads are refused"},
+		"host":            {89 << 20, 5 << 30, false, "warning node srv-prod: the disk of its instances is nearly full: 5120 of 102400 MiB are free"},
+		"host at its end": {89 << 20, 1000 << 20, false, "error node srv-prod: the disk of its instances is nearly full: 1000 of 102400 MiB are free"},
+		"other":           {89 << 20, 101 << 30, false, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			i := s.holds("acme", c.used, 100<<20, c.free, c.full)
