@@ -44,11 +44,12 @@ func newOperations(a *App) *operations {
 	zones := dns.NewKeeper(a.store, a.cfg.Clock)
 	o.instances = instance.New(instance.Config{Store: a.store, Fleet: a.fleet, Hub: a.hub, Clock: a.cfg.Clock, Log: a.cfg.Log.Named("instance"),
 		Site: a.authority.Site(), Sign: a.authority.SignDocument,
-		Publish: func(ctx context.Context) (int, error) { return o.publisher.Publish(ctx) }})
+		Publish: func(ctx context.Context) (int, error) { return o.publisher.Publish(ctx) },
+		Retract: func(ctx context.Context) (int, error) { return o.publisher.Retract(ctx) }})
 	o.revisions = revision.New(revision.Config{Records: a.store, Nodes: a.fleet, Clock: a.cfg.Clock, Site: a.authority.Site(),
 		Sources: []revision.Source{a.vault, a.people.ssh, a.images, peers, o.instances}, Zones: zones})
 	o.contents, o.names = dns.NewContents(zones, wantedSpecs{o.revisions}), dns.NewService(dns.Config{Sites: o.revisions})
-	o.publisher = dns.NewPublisher(dns.PublisherConfig{Sites: o.revisions, Secrets: a.vault, Clock: a.cfg.Clock, Log: a.cfg.Log.Named("dns")})
+	o.publisher = dns.NewPublisher(dns.PublisherConfig{Sites: o.revisions, Secrets: a.vault, Store: a.store, Clock: a.cfg.Clock, Log: a.cfg.Log.Named("dns")})
 	a.vault.Use(wantedSpecs{o.revisions})
 	o.rollouts = rollout.New(rollout.Config{Store: a.store, Fleet: a.fleet, Hub: a.hub,
 		Revisions: rollout.FromRevisions(o.revisions), Clock: a.cfg.Clock, Log: a.cfg.Log.Named("rollout")})

@@ -21,6 +21,8 @@ const (
 	KindSerial store.Kind = "dns.serial"
 	// KindContent holds master files without serial, under the hexadecimal digits of their digests.
 	KindContent store.Kind = "dns.content"
+	// KindPublished holds the public records that were set by RFC 2136, under "name/type".
+	KindPublished store.Kind = "dns.published"
 )
 
 const (

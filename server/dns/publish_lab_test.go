@@ -88,8 +88,9 @@ func TestRealBindTakesSignedUpdates(t *testing.T) {
 	port := realRegistrar(t, key)
 	s := loadSite(t, "domain: erp.corp.example}", "domain: erp.corp.example, dns: {provider: rfc2136, server: 127.0.0.1, key: {secret: registrar}}}")
 	instances := []site.Instance{{Mode: running, Name: "a"}, {Mode: running, Name: "b", Domains: []string{"erp.customer.example"}}}
+	records := newRig(t).store
 	publish := func(secret string, clk clock.Clock) (int, error) {
-		return NewPublisher(PublisherConfig{Sites: fixed{s, site.Resources{Instances: instances}}, Secrets: oneSecret(secret), Clock: clk,
+		return NewPublisher(PublisherConfig{Sites: fixed{s, site.Resources{Instances: instances}}, Secrets: oneSecret(secret), Store: records, Clock: clk,
 			Log: hclog.NewNullLogger(), Port: port}).Publish(t.Context())
 	}
 	served := func(name, kind string) string {
@@ -131,6 +132,19 @@ func TestRealBindTakesSignedUpdates(t *testing.T) {
 	instances = append(instances, site.Instance{Mode: running, Name: "c"})
 	if n, err := publish("infractl:"+key, clock.System{}); n != 1 || err != nil {
 		t.Errorf("one more instance: %d names, %v", n, err)
+	}
+	// One that goes is removed, and one that somebody else has changed since is left alone.
+	if err := update(t, port, key, "b.erp.corp.example. 60 IN A 192.0.2.77"); err != nil {
+		t.Fatal(err)
+	}
+	instances = instances[:1]
+	if n, err := publish("infractl:"+key, clock.System{}); n != 1 || err != nil {
+		t.Errorf("two instances less: %d names, %v", n, err)
+	}
+	for name, want := range map[string]string{"a.erp.corp.example": "203.0.113.80", "b.erp.corp.example": "192.0.2.77 203.0.113.80", "c.erp.corp.example": ""} {
+		if got := served(name, "A"); got != want {
+			t.Errorf("afterwards %s is %q, want %q", name, got, want)
+		}
 	}
 	if err := update(t, port, key, "www.corp.example. 60 IN A 203.0.113.80"); err == nil {
 		t.Error("the trial's key may set what its policy does not name: the trial proves less than it says")

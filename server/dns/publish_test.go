@@ -3,7 +3,9 @@ package dns
 import (
 	"context"
 	"encoding/base64"
+	"maps"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -59,6 +61,9 @@ func (r *registrar) ServeDNS(w mdns.ResponseWriter, m *mdns.Msg) {
 		a.Answer = r.served[m.Question[0].Name+mdns.TypeToString[m.Question[0].Qtype]]
 	} else if m.IsTsig() == nil || w.TsigStatus() != nil {
 		a.Rcode = mdns.RcodeNotAuth
+	} else if !r.same(m.Answer) {
+		a.Rcode = mdns.RcodeNXRrset
+		a.SetTsig("infractl.", mdns.HmacSHA256, 300, time.Now().Unix())
 	} else {
 		for _, rr := range m.Ns {
 			id := rr.Header().Name + mdns.TypeToString[rr.Header().Rrtype]
@@ -73,6 +78,17 @@ func (r *registrar) ServeDNS(w mdns.ResponseWriter, m *mdns.Msg) {
 	_ = w.WriteMsg(a)
 }
 
+// same reports whether the records that an update asks for first are there, and no others of their names.
+func (r *registrar) same(wanted []mdns.RR) bool {
+	for _, w := range wanted {
+		have := r.served[w.Header().Name+mdns.TypeToString[w.Header().Rrtype]]
+		if len(have) != len(wanted) || !slices.ContainsFunc(have, func(h mdns.RR) bool { return zonetest.Data(h) == zonetest.Data(w) }) {
+			return false
+		}
+	}
+	return true
+}
+
 type oneSecret string
 
 func (o oneSecret) Own(context.Context, string) (secret.Value, error) {
@@ -83,9 +99,10 @@ func TestPublicRecordsAreSetBySignedUpdates(t *testing.T) {
 	key := base64.StdEncoding.EncodeToString([]byte("marker-of-the-update-key"))
 	r := newRegistrar(t, key)
 	s := loadSite(t, "domain: erp.corp.example}", "domain: erp.corp.example, dns: {provider: rfc2136, server: 127.0.0.1, key: {secret: registrar}}}")
+	records := newRig(t).store
 	f := fixed{s, site.Resources{Instances: []site.Instance{{Mode: running, Name: "a"}, {Mode: running, Name: "b", Domains: []string{"erp.customer.example"}}}}}
 	publisher := func(secret string) *Publisher {
-		return NewPublisher(PublisherConfig{Sites: f, Secrets: oneSecret(secret), Clock: clock.System{}, Log: hclog.NewNullLogger(), Port: r.port})
+		return NewPublisher(PublisherConfig{Sites: f, Secrets: oneSecret(secret), Store: records, Clock: clock.System{}, Log: hclog.NewNullLogger(), Port: r.port})
 	}
 	for name, wrong := range map[string]string{"another key": "infractl:" + base64.StdEncoding.EncodeToString([]byte("no")), "no key": "infractl"} {
 		if n, err := publisher(wrong).Publish(t.Context()); err == nil || n != 0 || strings.Contains(err.Error(), "marker") {
@@ -114,8 +131,31 @@ func TestPublicRecordsAreSetBySignedUpdates(t *testing.T) {
 		t.Errorf("the second time %d names, %v", n, err)
 	}
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	if len(r.served) != 2 {
 		t.Errorf("a customer's own domain was set: %v", r.served)
+	}
+	r.mu.Unlock()
+	// What it has set goes when nobody wants it any more; what somebody else has changed since, or made, stays.
+	other, err := mdns.NewRR("b.erp.corp.example. 60 IN A 192.0.2.9")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.mu.Lock()
+	r.served["b.erp.corp.example.A"], r.served["www.corp.example.A"] = []mdns.RR{other}, []mdns.RR{other}
+	r.mu.Unlock()
+	f.res = site.Resources{}
+	if n, err := publisher("infractl").Retract(t.Context()); n != 0 || err == nil {
+		t.Errorf("without a key: %d names, %v", n, err)
+	}
+	if n, err := publisher("infractl:" + key).Retract(t.Context()); n != 1 || err != nil {
+		t.Errorf("two names less: %d names, %v", n, err)
+	}
+	if n, err := publisher("infractl:" + key).Publish(t.Context()); n != 0 || err != nil {
+		t.Errorf("once more: %d names, %v", n, err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if left := slices.Sorted(maps.Keys(r.served)); !slices.Equal(left, []string{"b.erp.corp.example.A", "www.corp.example.A"}) {
+		t.Errorf("there is left %v", left)
 	}
 }

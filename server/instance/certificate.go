@@ -25,8 +25,8 @@ Suspended: %[10]s
 Destroyed: %[11]s to %[12]s
 Ordered by: %[13]s, operation %[14]s
 Method: containers, network, volumes and files were removed from the host; the secrets, those of the database among
-them, were erased from the server; the names were taken from the reverse proxy and from the DNS. Afterwards the host
-was searched again, and nothing was found.
+them, were erased from the server; the names were taken from the reverse proxy and from the name servers that infractl
+manages. Afterwards the host was searched again, and nothing was found.
 Scope: database, documents, added modules, configuration, secrets. infractl holds no backup, off-site copy or clone of
 this instance.
 Kept: this certificate, and the entries of the audit log, as evidence.
@@ -51,8 +51,8 @@ Suspendue le : %[10]s
 Détruite : du %[11]s au %[12]s
 Sur ordre de : %[13]s, opération %[14]s
 Méthode : conteneurs, réseau, volumes et fichiers ont été supprimés de l'hôte ; les secrets, dont ceux de la base de
-données, ont été effacés du serveur ; les noms ont été retirés du mandataire inverse et du DNS. L'hôte a ensuite été
-fouillé de nouveau : rien n'a été trouvé.
+données, ont été effacés du serveur ; les noms ont été retirés du mandataire inverse et des serveurs de noms qu'infractl
+gère. L'hôte a ensuite été fouillé de nouveau : rien n'a été trouvé.
 Périmètre : base de données, documents, modules ajoutés, configuration, secrets. infractl ne détient ni sauvegarde, ni
 copie hors site, ni clone de cette instance.
 Conservés : ce certificat et les entrées du journal d'audit, à titre de preuve.

@@ -267,6 +267,9 @@ func (s *Instances) undoHost(ctx context.Context, run *operation.Run) error {
 	if err != nil && !errs.Is(err, errs.Precondition) {
 		return err
 	}
+	if err := s.retract(ctx); err != nil { // it is tried again all the while
+		s.cfg.Log.Warn("public records are not removed", "error", err)
+	}
 	_, err = s.purgeTask(ctx, run, &rec)
 	return err
 }

@@ -160,6 +160,8 @@ type Config struct {
 	Sign func(text []byte) (signed string, err error)
 	// Publish sets the public records where the site's public name server takes updates, and returns how many; nil sets none.
 	Publish func(ctx context.Context) (int, error)
+	// Retract removes those that were set so and are not wanted any more.
+	Retract func(ctx context.Context) (int, error)
 	// Patience bounds what steps wait for; zero fields get their defaults.
 	Patience Patience
 }

@@ -155,6 +155,19 @@ func TestNothingIsReusedWhileSomethingIsLeft(t *testing.T) {
 	s.want(s.still(res.GetOperationId()), succeeded)
 }
 
+func TestPurgeWaitsForThePublicNameServer(t *testing.T) {
+	s := serving(t)
+	s.want(s.create("acme"), succeeded)
+	s.registrarAway.Store(3)
+	s.purge("acme")
+	if got := s.retracted.Load(); got != 1 {
+		t.Errorf("public records were removed %d times", got)
+	}
+	if s.registrarAway.Load() >= 0 {
+		t.Error("it was certified although the names were public still")
+	}
+}
+
 func TestPurgeThatLeavesSomethingIsNotCertified(t *testing.T) {
 	s := serving(t)
 	s.want(s.create("acme"), succeeded)

@@ -217,6 +217,17 @@ func (s *Instances) publish(ctx context.Context) (wait func()) {
 	return func() { <-done }
 }
 
+// retract removes the public records of an instance that no longer is to be reached.
+func (s *Instances) retract(ctx context.Context) error {
+	if s.cfg.Retract == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, publishLimit)
+	defer cancel()
+	_, err := s.cfg.Retract(ctx)
+	return err
+}
+
 // noteSights keeps how names were last seen.
 func (s *Instances) noteSights(list []*v1.PublicSight) {
 	s.mu.Lock()

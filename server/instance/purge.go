@@ -78,7 +78,7 @@ func (s *Instances) doWithdraw(ctx context.Context, run *operation.Run, rec *rec
 	if err != nil {
 		return err
 	}
-	return s.blame(ctx, rec, problems)
+	return errs.Join(s.blame(ctx, rec, problems), s.retract(ctx))
 }
 
 // partsOf is what a host has of an instance; nothing when it cannot be asked.

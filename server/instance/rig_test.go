@@ -92,6 +92,8 @@ type world struct {
 	asked  map[string]int
 	// published counts how often public records were set.
 	published atomic.Int64
+	// retracted counts how often public records were removed; registrarAway makes that fail so many times first.
+	retracted, registrarAway atomic.Int64
 }
 
 const dbImage, appImage, frontImage = "infractl/mariadb:10.11", "infractl/dolibarr:19.0.4", "infractl/front:1"
@@ -122,6 +124,15 @@ func loadExample(t testing.TB, replaced ...string) *site.Site {
 		t.Fatalf("the example is refused: %v", findings)
 	}
 	return s
+}
+
+// retract is the publisher's.
+func (w *world) retract() error {
+	if w.registrarAway.Add(-1) >= 0 {
+		return errs.New(errs.Unavailable, "the public name server is away")
+	}
+	w.retracted.Add(1)
+	return nil
 }
 
 func newWorld(t testing.TB) *world {
@@ -191,6 +202,7 @@ func (w *world) serve() *server {
 	s.instances = instance.New(instance.Config{Store: w.store, Fleet: w, Hub: w, Clock: w.clock, Log: log, Site: "projetpro",
 		Sign:     func(text []byte) (string, error) { return string(text) + "signed\n", nil },
 		Publish:  func(context.Context) (int, error) { w.published.Add(1); return 1, nil },
+		Retract:  func(context.Context) (int, error) { return 0, w.retract() },
 		Patience: instance.Patience{Min: time.Millisecond, Max: 2 * time.Millisecond, Away: 3, Delivery: 2}})
 	s.revisions = revision.New(revision.Config{Records: w.store, Nodes: w, Clock: w.clock, Sources: []revision.Source{w, s.instances}, AlwaysRead: true,
 		Load: func(site.Source) (*site.Site, []*v1.Finding) { return w.where, nil }})
