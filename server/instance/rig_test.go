@@ -18,7 +18,6 @@ import (
 
 	"github.com/infractl/infractl/internal/clock"
 	"github.com/infractl/infractl/internal/errs"
-	sec "github.com/infractl/infractl/internal/secret"
 	"github.com/infractl/infractl/internal/site"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 	"github.com/infractl/infractl/server/fleet"
@@ -233,43 +232,6 @@ func serving(t *testing.T) *server {
 	s := newWorld(t).serve()
 	t.Cleanup(func() { s.stop() })
 	return s
-}
-
-type faultySecrets struct{ s *server }
-
-func (f faultySecrets) Make(ctx context.Context, name, who string) (string, error) {
-	if err := f.s.hit(ctx, "make secret"); err != nil {
-		return "", err
-	}
-	return f.s.vault.Make(ctx, name, who)
-}
-func (f faultySecrets) Renew(ctx context.Context, name, who string) (string, error) {
-	if err := f.s.hit(ctx, "renew secret"); err != nil {
-		return "", err
-	}
-	return f.s.vault.Renew(ctx, name, who)
-}
-func (f faultySecrets) Current(ctx context.Context, name string) (string, error) {
-	return f.s.vault.Current(ctx, name)
-}
-func (f faultySecrets) Own(ctx context.Context, name string) (sec.Value, error) {
-	return f.s.vault.Own(ctx, name)
-}
-func (f faultySecrets) Forget(ctx context.Context, names ...string) error {
-	return f.s.vault.Forget(ctx, names...)
-}
-
-func (f faultySecrets) Revert(ctx context.Context, name, version string) error {
-	if err := f.s.hit(ctx, "revert secret"); err != nil {
-		return err
-	}
-	return f.s.vault.Revert(ctx, name, version)
-}
-func (f faultySecrets) ForgetFormer(ctx context.Context, names ...string) error {
-	if err := f.s.hit(ctx, "forget former secrets"); err != nil {
-		return err
-	}
-	return f.s.vault.ForgetFormer(ctx, names...)
 }
 
 // Deliver brings what is wanted to all hosts that are there.

@@ -464,21 +464,6 @@ func (e *testEngine) runTool(c *testContainer, verb string, input []byte, stdout
 	return 0, nil
 }
 
-var (
-	learnForm  = regexp.MustCompile(`ALTER USER 'dolibarr'@'%' IDENTIFIED (.*);`)
-	quotedForm = regexp.MustCompile(`'([A-Za-z0-9]+)'`)
-)
-
-// learn is what a database does with statements about its application's account.
-func (e *testEngine) learn(id, statements string) {
-	if m := learnForm.FindStringSubmatch(statements); m != nil {
-		e.takes[id] = nil
-		for _, value := range quotedForm.FindAllStringSubmatch(m[1], -1) {
-			e.takes[id] = append(e.takes[id], value[1])
-		}
-	}
-}
-
 // RoundTrip is the way to the front: its health, and the login pages of what it would pass on.
 func (e *testEngine) RoundTrip(req *http.Request) (*http.Response, error) {
 	e.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -220,4 +221,19 @@ func TestRollbackOfPasswordsNeedsNoServer(t *testing.T) {
 	must(t, r.Rollback(t.Context(), snap))
 	r.passwords("v1")
 	r.settled("v1")
+}
+
+var (
+	learnForm  = regexp.MustCompile(`ALTER USER 'dolibarr'@'%' IDENTIFIED (.*);`)
+	quotedForm = regexp.MustCompile(`'([A-Za-z0-9]+)'`)
+)
+
+// learn is what a database does with statements about its application's account.
+func (e *testEngine) learn(id, statements string) {
+	if m := learnForm.FindStringSubmatch(statements); m != nil {
+		e.takes[id] = nil
+		for _, value := range quotedForm.FindAllStringSubmatch(m[1], -1) {
+			e.takes[id] = append(e.takes[id], value[1])
+		}
+	}
 }
