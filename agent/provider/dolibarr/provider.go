@@ -70,7 +70,7 @@ type Config struct {
 	Transport http.RoundTripper
 	// FrontWait bounds how long a front may take until it answers with what it was given; 0 means 20 s.
 	FrontWait time.Duration
-	// ConfWait is how long PHP may go on with a conf.php that it has read; 0 means 3 s.
+	// ConfWait is how long PHP may go on with a conf.php that it has read; 0 means confWait.
 	ConfWait time.Duration
 	// Clock says when a repair is due again; nil means the real one.
 	Clock clock.Clock
@@ -125,7 +125,7 @@ func New(cfg Config) *Provider {
 		cfg.FrontWait = 20 * time.Second
 	}
 	if cfg.ConfWait == 0 {
-		cfg.ConfWait = 3 * time.Second
+		cfg.ConfWait = confWait
 	}
 	if cfg.Dir == "" {
 		cfg.Dir = "/var/lib/infractl/instances"

@@ -205,6 +205,9 @@ func (p *Provider) learn(ctx context.Context, db string, list []*turned, both bo
 	return p.sql(ctx, db, b.String(), secrets...)
 }
 
+// confWait is longer than opcache.revalidate_freq: until then PHP may log in as the conf.php of before says, and a page proves nothing.
+const confWait = 8 * time.Second
+
 // tryPasswords lets the tool write conf.php, for which it logs into the database with the new password, and looks whether the application
 // goes on where it runs.
 func (p *Provider) tryPasswords(ctx context.Context, one *instanceSight) error {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/infractl/infractl/agent/host"
+	"github.com/infractl/infractl/images"
 	"github.com/infractl/infractl/internal/errs"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 )
@@ -207,6 +208,16 @@ func TestSuspendedInstanceGetsItsPasswordsWhenItComesBack(t *testing.T) {
 	r.inst.Mode = runningMode
 	must(t, r.try())
 	r.settled("v2")
+}
+
+func TestFormerPasswordsStayAsLongAsPHPMayUseThem(t *testing.T) {
+	m := regexp.MustCompile(`(?m)^opcache.revalidate_freq = ([0-9]+)$`).FindSubmatch(images.Web()["php.ini"])
+	if m == nil {
+		t.Fatal("php.ini does not say how long PHP goes on with a file that it has read")
+	}
+	if seconds, err := time.ParseDuration(string(m[1]) + "s"); err != nil || seconds+2*time.Second > confWait {
+		t.Errorf("PHP goes on for %s, and they are good for %s: %v", seconds, confWait, err)
+	}
 }
 
 func TestRollbackOfPasswordsNeedsNoServer(t *testing.T) {
