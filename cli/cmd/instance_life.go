@@ -230,7 +230,10 @@ func (a *app) runDisown(ctx context.Context, name string) error {
 		if err := a.finishSteps(ctx, conn, res.GetOperationId()); err != nil {
 			return err
 		}
-		return w.Message(res, func() error { a.note("%s is no instance of infractl any more; what is there of it is as it was", name); return nil })
+		return w.Message(res, func() error {
+			a.note("%s is no instance of infractl any more; what is there of it is as it was", name)
+			return nil
+		})
 	})
 }
 
