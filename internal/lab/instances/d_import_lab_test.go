@@ -40,7 +40,7 @@ docker exec -u root ${N}_dolibarr sh -c ': > /var/www/html/conf/conf.php && chow
 docker exec -u 33 -w /var/www/html/install ${N}_dolibarr sh -c "php step1.php set auto /var/www/html /var/www/documents http://${N}_dolibarr '' '' mysqli ${N}_mariadb $N $N byhand0user 3306 llx_ 0 0 >/dev/null \
   && php step2.php set auto >/dev/null && php step5.php '' '' auto set admin byhand0user byhand0user 444 >/dev/null"
 docker exec ${N}_mariadb mariadb -uroot -proot $N -e "UPDATE llx_user SET pass_crypted = MD5('byhand0user') WHERE login = 'admin';
-  DELETE FROM llx_const WHERE name = 'MAIN_SECURITY_HASH_ALGO'"
+  DELETE FROM llx_const WHERE name IN ('MAIN_SECURITY_HASH_ALGO', 'MAIN_SECURITY_SALT')"
 `
 
 // original makes a client, and returns what of it must not change: ids, times of start, the .env.
