@@ -34,9 +34,6 @@ type createParams struct {
 }
 
 const (
-	// installsPerHost is how many installations run at once on a host, if it has twice as many cores: each keeps one busy, and half of
-	// them belongs to the neighbours' pages.
-	installsPerHost = 4
 	// installLimit is how long an installation may take when its turn has come: an old disk, a cold cache, a cold install.
 	installLimit = 10 * time.Minute
 	// taskLimit is how long other work on an instance may take, taskStart how long its host has to begin.
@@ -243,6 +240,9 @@ func (s *Instances) doHost(ctx context.Context, run *operation.Run) error {
 	if err != nil {
 		return err
 	}
+	if err := s.turn(ctx, run, &rec); err != nil {
+		return err
+	}
 	if rec, err = s.setMode(ctx, rec.ID, closed); err != nil {
 		return err
 	}
@@ -255,6 +255,7 @@ func (s *Instances) doHost(ctx context.Context, run *operation.Run) error {
 
 // undoHost takes it from its host: first out of the wish, so that nothing puts back what goes, then all that is there of it.
 func (s *Instances) undoHost(ctx context.Context, run *operation.Run) error {
+	s.turns.end(run.ID())
 	rec, err := s.mine(ctx, run)
 	if err != nil {
 		return err
@@ -314,11 +315,9 @@ func (s *Instances) doInstall(p *createParams) func(context.Context, *operation.
 		if err != nil {
 			return err
 		}
-		leave, err := s.slot(ctx, run, rec.Node)
-		if err != nil {
+		if err := s.turn(ctx, run, &rec); err != nil {
 			return err
 		}
-		defer leave()
 		ctx, cancel := context.WithTimeout(ctx, installLimit)
 		defer cancel()
 		res, err := s.instanceTask(ctx, run, &rec, &v1.InstanceTask{Action: &v1.InstanceTask_Install{Install: &v1.InstallInstance{
@@ -353,27 +352,9 @@ func rightVersion(res *v1.InstanceResult, rec *record, what string) error {
 	return nil
 }
 
-// slot waits for its turn to install on a host.
-func (s *Instances) slot(ctx context.Context, run *operation.Run, node string) (leave func(), err error) {
-	cores := s.capacity(ctx, node).cores
-	s.mu.Lock()
-	slots := s.slots[node]
-	if slots == nil {
-		slots = make(chan struct{}, min(max(1, cores/2), installsPerHost))
-		s.slots[node] = slots
-	}
-	s.mu.Unlock()
-	select {
-	case slots <- struct{}{}:
-	default:
-		run.Say("waits for other installations on %s", node)
-		select {
-		case slots <- struct{}{}:
-		case <-ctx.Done():
-			return nil, errs.Wrap("wait for other installations", ctx.Err())
-		}
-	}
-	return func() { <-slots }, nil
+// turn waits until an instance may be made on its host; an operation that another server has begun takes its turn when it goes on.
+func (s *Instances) turn(ctx context.Context, run *operation.Run, rec *record) error {
+	return s.turns.take(ctx, run.ID(), rec.Node, s.capacity(ctx, rec.Node).cores, func() { run.Say("waits for other creations on %s", rec.Node) })
 }
 
 // doOpen lets the world in: host, proxy and names at once.
@@ -404,7 +385,11 @@ func (s *Instances) doProbe(ctx context.Context, run *operation.Run) error {
 	if err != nil {
 		return err
 	}
-	return s.probe(ctx, run, &rec)
+	if err := s.probe(ctx, run, &rec); err != nil {
+		return err
+	}
+	s.turns.end(run.ID()) // what is left to prove is no work of the host
+	return nil
 }
 
 // made ends a creation with a step: what failed before leaves nothing.

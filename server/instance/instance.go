@@ -193,11 +193,11 @@ type Instances struct {
 	// placing is held while a place is chosen and taken, so that two creations never get the same room.
 	placing sync.Mutex
 
+	turns turns
+
 	mu sync.Mutex
 	// busy are the instances that a call works on.
 	busy map[string]bool
-	// slots bound the installations at once on a host.
-	slots map[string]chan struct{}
 	// memory is what hosts have, as last measured.
 	memory map[string]capacity
 	// health says what is wrong with an instance, by id; usage what it uses.
@@ -245,7 +245,7 @@ func New(cfg Config) *Instances {
 		names:    store.NewTable(cfg.Store, KindName, store.JSON[string]()),
 		subnets:  store.NewTable(cfg.Store, KindSubnet, store.JSON[string]()),
 		template: store.NewTable(cfg.Store, KindTemplate, store.JSON[templateRecord]()),
-		busy:     map[string]bool{}, seen: map[string][]netip.Prefix{}, slots: map[string]chan struct{}{},
+		busy:     map[string]bool{}, seen: map[string][]netip.Prefix{}, turns: turns{hosts: map[string]chan struct{}{}, held: map[string]func(){}},
 		memory: map[string]capacity{}, health: map[string]string{}, usage: map[string]*v1.Usage{},
 		sights: map[string]*v1.PublicSight{}, tried: map[string]attempt{},
 		disk: map[string]*v1.InstanceDisk{}, space: map[string]space{}, looked: map[string]time.Time{},

@@ -404,7 +404,7 @@ func refused(code errs.Code, format string, args ...any) *v1.TaskResult {
 func (w *world) work(node string, h *host, task *v1.Task) *v1.TaskResult {
 	switch task.GetWork().(type) {
 	case *v1.Task_Usage:
-		return &v1.TaskResult{Outcome: &v1.TaskResult_Usage{Usage: &v1.UsageResult{Host: &v1.Usage{MemoryLimitBytes: h.memory, Cpus: 3, DiskLimitBytes: 100 << 30},
+		return &v1.TaskResult{Outcome: &v1.TaskResult_Usage{Usage: &v1.UsageResult{Host: &v1.Usage{MemoryLimitBytes: h.memory, Cpus: 8, DiskLimitBytes: 100 << 30},
 			Instances: h.disk.GetInstances(), InstanceSpaceBytes: h.disk.GetInstanceSpaceBytes(), InstanceSpaceFreeBytes: h.disk.GetInstanceSpaceFreeBytes()}}}
 	case *v1.Task_Plan:
 		return &v1.TaskResult{Outcome: &v1.TaskResult_Plan{Plan: &v1.PlanResult{}}}

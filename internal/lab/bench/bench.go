@@ -127,8 +127,6 @@ type Options struct {
 type part struct {
 	name string
 	run  func(context.Context, Options, *Report) error
-	// apart says that it runs only when it is named: it has a target of its own, and the rest fills its twenty minutes.
-	apart bool
 }
 
 // parts are in the order of the run; those of one row run side by side. What is timed runs alone. Lock-outs mostly wait for
@@ -141,7 +139,7 @@ func parts() [][]part {
 		{{name: "restore", run: restore}},
 		{{name: "stacks", run: stackNumbers}},
 		{{name: "names", run: dnsNumbers}},
-		{{name: "instances", run: instanceNumbers, apart: true}},
+		{{name: "instances", run: instanceNumbers}},
 		{{name: "lockout", run: lockout}, {name: "relay", run: cutOff}, {name: "edits", run: edits}},
 	}
 }
@@ -153,7 +151,7 @@ func Run(ctx context.Context, o Options) error {
 	for _, row := range parts() {
 		var wg sync.WaitGroup
 		for _, p := range row {
-			if named := slices.Contains(o.Only, p.name); !named && (len(o.Only) > 0 || p.apart) {
+			if len(o.Only) > 0 && !slices.Contains(o.Only, p.name) {
 				continue
 			}
 			wg.Go(func() {

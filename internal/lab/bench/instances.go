@@ -18,9 +18,9 @@ const (
 	atOnce         = 20
 	listed         = 100
 	// restBefore is how long an instance is left alone before its memory is looked at.
-	restBefore = 30 * time.Second
+	restBefore = 20 * time.Second
 	// quietLoad is how long neighbours' pages are measured before anything happens.
-	quietLoad = 20 * time.Second
+	quietLoad = 15 * time.Second
 )
 
 // instanceNumbers measures customers' instances in a fleet of the lab: from the command to the login page on the VM "internet".
