@@ -196,6 +196,18 @@ function infractl_connect($host, $port, $user, $password, $name, $wait)
 }
 
 /**
+ * Returns the error for something that could not be written: a full disk is said, since PHP itself names no reason.
+ */
+function infractl_unwritten($what, $dir, $hint)
+{
+	$free = function_exists('disk_free_space') ? @disk_free_space($dir) : false;
+	if ($free !== false && $free < 65536) {
+		return new InfractlError($what.' cannot be written: the disk is full', 'make room on the host, then try again');
+	}
+	return new InfractlError($what.' cannot be written', $hint);
+}
+
+/**
  * Runs a statement, each ? of which stands for a parameter, and returns its rows or the number of changed rows.
  */
 function infractl_query($db, $sql, $parameters = array())

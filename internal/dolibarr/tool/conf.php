@@ -48,8 +48,9 @@ function infractl_conf_write($settings)
 	$written = @file_put_contents($part, $text);
 	umask($mask);
 	if ($written !== strlen($text) || !@rename($part, $file)) {
+		$failed = infractl_unwritten('conf.php', dirname($file), 'its folder must be mounted writable for uid '.infractl_uid().', with room on the disk');
 		@unlink($part);
-		throw new InfractlError('conf.php cannot be written', 'its folder must be mounted writable for uid '.infractl_uid().', with room on the disk');
+		throw $failed;
 	}
 	@unlink($file.'.old');
 }

@@ -145,7 +145,7 @@ function infractl_base($db)
 function infractl_fresh($db, $values, $login, $version)
 {
 	if (@file_put_contents(infractl_mark(), $version."\n") === false) {
-		throw new InfractlError('the documents folder cannot be written', 'is the disk full?');
+		throw infractl_unwritten('the documents folder', infractl_documents(), 'see the rights of the volume documents');
 	}
 	@unlink(infractl_documents().'/install.lock');
 	$conf = infractl_conf_file();
@@ -154,7 +154,7 @@ function infractl_fresh($db, $values, $login, $version)
 	$made = @file_put_contents($conf, '');
 	umask($mask);
 	if ($made === false || !is_writable($conf)) {
-		throw new InfractlError('conf.php cannot be written', 'its folder must be mounted writable for www-data (33)');
+		throw infractl_unwritten('conf.php', dirname($conf), 'its folder must be mounted writable for www-data (33)');
 	}
 	infractl_run_step('step1', $values);
 	$settings = infractl_conf_read();
