@@ -287,6 +287,8 @@ func TestTheAgentIsKilledMidCreate(t *testing.T) {
 }
 
 func TestTwentyCreatesAtOnce(t *testing.T) {
+	weekIsOver(t)
+	defer weekIsOver(t)
 	const n = 20
 	var wg sync.WaitGroup
 	errors := make([]string, n)

@@ -82,33 +82,55 @@ func TestTheAuthorityIsAway(t *testing.T) {
 	wellOff(t)
 }
 
-// TestACertificateThatWaitsForItsTurn fills the week of the proxy's queue up.
-func TestACertificateThatWaitsForItsTurn(t *testing.T) {
-	was, code := in(t, services, "cat", queueFile)
+// queue is what the proxy's agent remembers of certificates.
+type queue struct {
+	Version      int                       `json:"version"`
+	Certificates map[string]map[string]any `json:"certificates"`
+}
+
+func readQueue(t *testing.T) (q queue, text string) {
+	t.Helper()
+	text, code := in(t, services, "cat", queueFile)
 	if code != 0 {
-		t.Fatal(was)
+		t.Fatal(text)
 	}
-	var queue struct {
-		Version      int                       `json:"version"`
-		Certificates map[string]map[string]any `json:"certificates"`
-	}
-	if err := json.Unmarshal([]byte(was), &queue); err != nil {
+	if err := json.Unmarshal([]byte(text), &q); err != nil {
 		t.Fatal(err)
 	}
-	then := time.Now().UTC().Add(-24 * time.Hour)
-	for n := range 40 {
-		queue.Certificates[fmt.Sprintf("full%02d.example.test", n)] = map[string]any{"wanted": then, "requested": then}
-	}
-	full, err := json.Marshal(queue)
+	return q, text
+}
+
+func (q queue) write(t *testing.T) {
+	t.Helper()
+	text, err := json.Marshal(q)
 	if err != nil {
 		t.Fatal(err)
 	}
-	put := func(text string) {
-		if err := fleet.Lab.VM(services).WriteFile(t.Context(), queueFile, 0o600, []byte(text)); err != nil {
-			t.Fatal(err)
+	if err := fleet.Lab.VM(services).WriteFile(t.Context(), queueFile, 0o600, text); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// weekIsOver lets all certificates have been asked for long ago: the tests make more instances than a week has certificates.
+func weekIsOver(t *testing.T) {
+	t.Helper()
+	q, _ := readQueue(t)
+	for _, c := range q.Certificates {
+		if c["requested"] != nil {
+			c["requested"] = time.Now().UTC().AddDate(0, 0, -8)
 		}
 	}
-	put(string(full))
+	q.write(t)
+}
+
+// TestACertificateThatWaitsForItsTurn fills the week of the proxy's queue up.
+func TestACertificateThatWaitsForItsTurn(t *testing.T) {
+	full, was := readQueue(t)
+	then := time.Now().UTC().Add(-24 * time.Hour)
+	for n := range 40 {
+		full.Certificates[fmt.Sprintf("full%02d.example.test", n)] = map[string]any{"wanted": then, "requested": then}
+	}
+	full.write(t)
 	if _, err := fleet.MustCreate(t.Context(), "queued"); err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +138,9 @@ func TestACertificateThatWaitsForItsTurn(t *testing.T) {
 		t.Errorf("instance show says of its certificate %q", got)
 	}
 	infractl(t, 0, "instance", "audit") // a name that waits is as it should be
-	put(was)
+	if err := fleet.Lab.VM(services).WriteFile(t.Context(), queueFile, 0o600, []byte(was)); err != nil {
+		t.Fatal(err)
+	}
 	if err := fleet.Remove(t.Context(), "queued"); err != nil {
 		t.Error(err)
 	}
