@@ -296,7 +296,7 @@ func TestScheduledJobsGetTheToolOfANewAgent(t *testing.T) {
 		t.Errorf("by the same agent: %q, %v", done, err)
 	}
 	r.restarted()
-	r.Provider.tool = "another"
+	r.tool = "another"
 	done, err := r.Repair(t.Context())
 	if err != nil || len(done) != 2 || !strings.Contains(done[0], "another tool") {
 		t.Errorf("repaired: %q, %v", done, err)
