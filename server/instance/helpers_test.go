@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/infractl/infractl/internal/errs"
 	v1 "github.com/infractl/infractl/proto/infractl/v1"
 	"github.com/infractl/infractl/server/instance"
 	"github.com/infractl/infractl/server/operation"
@@ -119,4 +120,36 @@ func (s *server) eventually(what string, ok func() bool) {
 			s.t.Fatalf("no %s", what)
 		}
 	}
+}
+
+// retract is the publisher's.
+func (w *world) retract() error {
+	if w.registrarAway.Add(-1) >= 0 {
+		return errs.New(errs.Unavailable, "the public name server is away")
+	}
+	w.retracted.Add(1)
+	return nil
+}
+
+func (h *host) inventory() []*v1.FoundInstance {
+	var found []*v1.FoundInstance
+	for _, f := range h.foreign {
+		found = append(found, proto.CloneOf(f))
+	}
+	for id, parts := range h.have {
+		for part, there := range parts {
+			kind, name, _ := strings.Cut(part, " ")
+			if there {
+				found = append(found, &v1.FoundInstance{Kind: kind, Name: name, Id: id, Instance: h.names[id], State: "running",
+					Details: map[string]string{"subnet": h.subnets[id]}})
+			}
+		}
+	}
+	if h.spec.GetDolibarr().GetFront() != nil {
+		found = append(found, &v1.FoundInstance{Kind: "front", Name: "infractl-front", State: "running"})
+	}
+	for version := range h.warm {
+		found = append(found, &v1.FoundInstance{Kind: "template", Name: version + "-0123456789abcdef", Version: version})
+	}
+	return found
 }

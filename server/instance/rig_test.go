@@ -125,15 +125,6 @@ func loadExample(t testing.TB, replaced ...string) *site.Site {
 	return s
 }
 
-// retract is the publisher's.
-func (w *world) retract() error {
-	if w.registrarAway.Add(-1) >= 0 {
-		return errs.New(errs.Unavailable, "the public name server is away")
-	}
-	w.retracted.Add(1)
-	return nil
-}
-
 func newWorld(t testing.TB) *world {
 	t.Helper()
 	w := &world{t: t, store: rollouttest.NewStore(), clock: clock.NewFake(time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)), where: exampleSite(t),
@@ -488,27 +479,4 @@ func (w *world) work(node string, h *host, task *v1.Task) *v1.TaskResult {
 		out.Found = h.inventory()
 	}
 	return &v1.TaskResult{Outcome: &v1.TaskResult_Instance{Instance: out}}
-}
-
-func (h *host) inventory() []*v1.FoundInstance {
-	var found []*v1.FoundInstance
-	for _, f := range h.foreign {
-		found = append(found, proto.CloneOf(f))
-	}
-	for id, parts := range h.have {
-		for part, there := range parts {
-			kind, name, _ := strings.Cut(part, " ")
-			if there {
-				found = append(found, &v1.FoundInstance{Kind: kind, Name: name, Id: id, Instance: h.names[id], State: "running",
-					Details: map[string]string{"subnet": h.subnets[id]}})
-			}
-		}
-	}
-	if h.spec.GetDolibarr().GetFront() != nil {
-		found = append(found, &v1.FoundInstance{Kind: "front", Name: "infractl-front", State: "running"})
-	}
-	for version := range h.warm {
-		found = append(found, &v1.FoundInstance{Kind: "template", Name: version + "-0123456789abcdef", Version: version})
-	}
-	return found
 }
