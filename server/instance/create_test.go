@@ -169,7 +169,7 @@ func TestManyCreationsAtOnceAllSucceed(t *testing.T) {
 	if len(subnets) != 12 || len(names) != 12 {
 		t.Errorf("%d networks and %d ids for 12 instances", len(subnets), len(names))
 	}
-	if peak := s.hosts["srv-prod"].loadPeak; peak > 3 {
+	if peak := s.hosts["srv-prod"].loadPeak; peak > 4 { // half of its eight cores
 		t.Errorf("%d installations at once", peak)
 	}
 }
