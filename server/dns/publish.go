@@ -113,7 +113,7 @@ func (p *Publisher) work(ctx context.Context, set bool) (int, error) {
 		server = strings.TrimSuffix(server, "53") + p.cfg.Port
 	}
 	wanted := zone.Questions(records)
-	changed, err := p.removeOld(ctx, s, server, wanted)
+	changed, err := p.removeOld(ctx, s, server, wanted, res.Instances)
 	if !set || err != nil {
 		return changed, errs.Wrap(op, err)
 	}
@@ -132,8 +132,9 @@ func (p *Publisher) work(ctx context.Context, set bool) (int, error) {
 	return changed, nil
 }
 
-// removeOld removes what was set and is not wanted any more.
-func (p *Publisher) removeOld(ctx context.Context, s *site.Site, server string, wanted []zone.Question) (removed int, err error) {
+// removeOld removes what was set and is not wanted any more. The names of instances that are still there stay: a site file that lost its
+// proxy must not take all customers' names off the internet, where resolvers remember that for hours.
+func (p *Publisher) removeOld(ctx context.Context, s *site.Site, server string, wanted []zone.Question, instances []site.Instance) (removed int, err error) {
 	list, err := p.table.List(ctx, store.ListOptions{})
 	if err != nil {
 		return 0, err
@@ -141,7 +142,10 @@ func (p *Publisher) removeOld(ctx context.Context, s *site.Site, server string, 
 	for _, it := range list {
 		old := it.Value
 		keep := func(q zone.Question) bool { return publishedName(q.Name, q.Type) == it.Name }
-		if old.Zone != s.PublicDomain || slices.ContainsFunc(wanted, keep) {
+		alive := func(i site.Instance) bool {
+			return strings.HasPrefix(old.Name, i.Name+".") || slices.Contains(i.Domains, old.Name)
+		}
+		if old.Zone != s.PublicDomain || slices.ContainsFunc(wanted, keep) || slices.ContainsFunc(instances, alive) {
 			continue
 		}
 		gone, err := p.remove(ctx, s, server, old)

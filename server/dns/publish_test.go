@@ -143,7 +143,12 @@ func TestPublicRecordsAreSetBySignedUpdates(t *testing.T) {
 	r.mu.Lock()
 	r.served["b.erp.corp.example.A"], r.served["www.corp.example.A"] = []mdns.RR{other}, []mdns.RR{other}
 	r.mu.Unlock()
-	f.res = site.Resources{}
+	whole := f.site
+	f.site = loadSite(t, "domain: erp.corp.example}", "domain: other.corp.example, dns: {provider: rfc2136, server: 127.0.0.1, key: {secret: registrar}}}")
+	if n, err := publisher("infractl:" + key).Retract(t.Context()); n != 0 || err != nil {
+		t.Errorf("instances that are there, with another site file: %d names, %v", n, err)
+	}
+	f.site, f.res = whole, site.Resources{}
 	if n, err := publisher("infractl").Retract(t.Context()); n != 0 || err == nil {
 		t.Errorf("without a key: %d names, %v", n, err)
 	}

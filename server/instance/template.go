@@ -128,17 +128,23 @@ func (s *Instances) Archives(ctx context.Context, node string) ([]string, error)
 
 func (p *templateParams) name() string { return p.Node + "/" + p.Version }
 
+// quiet returns the open operations by their targets, and whether none of them works on an instance.
+func (s *Instances) quiet(ctx context.Context) (open map[string]*v1.Operation, quiet bool, err error) {
+	open, err = s.engine.Open(ctx)
+	for name := range open {
+		if strings.HasPrefix(name, "instance/") {
+			return open, false, err
+		}
+	}
+	return open, true, err
+}
+
 // refreshTemplates starts making the templates that are missing or were made of other images. It waits while instances are worked on:
 // a template saves seconds later, and must cost none now.
 func (s *Instances) refreshTemplates(ctx context.Context) error {
-	open, err := s.engine.Open(ctx)
-	if err != nil {
+	open, quiet, err := s.quiet(ctx)
+	if err != nil || !quiet {
 		return err
-	}
-	for name := range open {
-		if strings.HasPrefix(name, "instance/") {
-			return nil
-		}
 	}
 	list, err := s.templates(ctx)
 	if err != nil {

@@ -37,14 +37,9 @@ func (s *Instances) usedVersions(ctx context.Context) (map[string][]string, erro
 
 // dropTemplates removes the templates of versions that nobody has used for a while. It waits while instances are worked on.
 func (s *Instances) dropTemplates(ctx context.Context) error {
-	open, err := s.engine.Open(ctx)
-	if err != nil {
+	open, quiet, err := s.quiet(ctx)
+	if err != nil || !quiet {
 		return err
-	}
-	for name := range open {
-		if strings.HasPrefix(name, "instance/") {
-			return nil
-		}
 	}
 	used, err := s.usedVersions(ctx)
 	if err != nil || used == nil {

@@ -61,9 +61,15 @@ func (p *Provider) adoptedVerb(ctx context.Context, t *steps, inst *v1.InstanceS
 		return dolibarr.Answer{}, errs.New(errs.Precondition, "its container %s is %s", app.Name, app.State).
 			WithHint("infractl instance resume %s", inst.GetName())
 	}
-	secrets, err := p.fetch(ctx, inst.GetSecrets())
-	if err != nil {
-		return dolibarr.Answer{}, err
+	secrets := map[string][]byte{}
+	if refs := inst.GetSecrets(); len(refs) > 0 {
+		values, err := p.fetchSecrets(ctx, refs)
+		if err != nil {
+			return dolibarr.Answer{}, err
+		}
+		for i, v := range values {
+			secrets[secretName(refs[i])] = v.GetValue()
+		}
 	}
 	files, err := toolFiles(secrets, input)
 	if err != nil {
@@ -72,28 +78,6 @@ func (p *Provider) adoptedVerb(ctx context.Context, t *steps, inst *v1.InstanceS
 	client := strings.TrimSuffix(inst.GetAdopted().GetAppContainer(), "_dolibarr")
 	argv := []string{"sh", "-c", adoptedScript, "sh", client, verb}
 	return p.answered(ctx, t, app.ID, verb, argv, bytes.NewReader(files))
-}
-
-// fetch gets secrets by the last part of their names.
-func (p *Provider) fetch(ctx context.Context, refs []*v1.SecretRef) (map[string][]byte, error) {
-	values := map[string][]byte{}
-	if len(refs) == 0 {
-		return values, nil
-	}
-	if p.cfg.Fetcher == nil {
-		return nil, errs.New(errs.Unavailable, "there is no connection to the server")
-	}
-	list, err := p.cfg.Fetcher.Secrets(ctx, refs)
-	if err != nil {
-		return nil, errs.Wrap("fetch secrets", err)
-	}
-	for i, v := range list {
-		if i >= len(refs) || v.GetName() != refs[i].GetName() || v.GetVersion() != refs[i].GetVersion() {
-			return nil, errs.New(errs.Internal, "the server gave another secret than was asked for")
-		}
-		values[secretName(refs[i])] = v.GetValue()
-	}
-	return values, nil
 }
 
 // toolFiles are the tool, what it reads on stdin and its secrets, by name.
