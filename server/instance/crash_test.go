@@ -68,7 +68,7 @@ func TestServerThatStopsAnywhereGoesOn(t *testing.T) {
 			if n := len(s.hosts["srv-prod"].foreign); n != 5 {
 				t.Errorf("%d parts are left of 5", n)
 			}
-			s.hosts["srv-prod"].foreign = nil // they are orphans now
+			s.host("srv-prod", func(h *host) { h.foreign = nil }) // they are orphans now
 		}, 1, 0},
 		{"purge of an adopted one", func(s *server) { s.hosts["srv-prod"].client("dupont"); s.adopt("dupont"); s.remove("dupont", 0) },
 			func(s *server) (string, error) {

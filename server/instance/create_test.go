@@ -232,7 +232,7 @@ func TestDryRunOnlySays(t *testing.T) {
 
 func TestFullHostIsRefusedAndRoomComesBack(t *testing.T) {
 	s := serving(t)
-	s.hosts["srv-prod"].memory = 768<<20 + 600<<20 // room for two with half their limit
+	s.host("srv-prod", func(h *host) { h.memory = 768<<20 + 600<<20 }) // room for two with half their limit
 	s.want(s.create("one"), succeeded)
 	s.want(s.create("two"), succeeded)
 	_, err := s.begin("three")
@@ -250,14 +250,14 @@ func TestFullHostIsRefusedAndRoomComesBack(t *testing.T) {
 
 func TestAbsentProxyMakesCreateFailAndLeavesNothing(t *testing.T) {
 	s := serving(t)
-	s.hosts["srv-dhcp-dns"].away = true
+	s.host("srv-dhcp-dns", func(h *host) { h.away = true })
 	op := s.create("acme")
 	s.want(op, failed)
 	if !strings.Contains(op.GetMessage(), "srv-dhcp-dns") {
 		t.Errorf("message %q", op.GetMessage())
 	}
 	s.nothingLeft()
-	s.hosts["srv-dhcp-dns"].away = false
+	s.host("srv-dhcp-dns", func(h *host) { h.away = false })
 	s.want(s.create("acme"), succeeded)
 }
 
@@ -279,7 +279,7 @@ func TestRefusedDeliveriesLeaveNothing(t *testing.T) {
 
 func TestHostThatWasNeverBroughtUpIsNotChosen(t *testing.T) {
 	s := serving(t)
-	s.hosts["srv-prod"].digest = ""
+	s.host("srv-prod", func(h *host) { h.digest = "" })
 	if _, err := s.begin("acme"); !errs.Is(err, errs.Exhausted) || !strings.Contains(err.Error(), "never brought up") {
 		t.Errorf("got %v", err)
 	}

@@ -155,3 +155,10 @@ func (h *host) inventory() []*v1.FoundInstance {
 	}
 	return found
 }
+
+// host changes a host while the engine is at work.
+func (w *world) host(name string, change func(*host)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	change(w.hosts[name])
+}

@@ -135,7 +135,7 @@ func TestNothingIsReusedWhileSomethingIsLeft(t *testing.T) {
 	s.want(s.create("acme"), succeeded)
 	s.remove("acme", 21)
 	// The host is away: nothing can be destroyed, so nothing is given back.
-	s.hosts["srv-prod"].away = true
+	s.host("srv-prod", func(h *host) { h.away = true })
 	res, err := s.service.PurgeInstance(ctx(), &v1.PurgeInstanceRequest{Name: "acme", Early: true})
 	if err != nil {
 		t.Fatal(err)
@@ -151,7 +151,7 @@ func TestNothingIsReusedWhileSomethingIsLeft(t *testing.T) {
 	if _, err := s.begin("acme", func(r *v1.CreateInstanceRequest) { r.Preprod = true }); !errs.Is(err, errs.Exists) {
 		t.Errorf("the name of what is still there: %v", err)
 	}
-	s.hosts["srv-prod"].away = false
+	s.host("srv-prod", func(h *host) { h.away = false })
 	s.want(s.still(res.GetOperationId()), succeeded)
 }
 
@@ -173,7 +173,9 @@ func TestPurgeThatLeavesSomethingIsNotCertified(t *testing.T) {
 	s.want(s.create("acme"), succeeded)
 	id := s.get("acme").GetId()
 	s.remove("acme", 21)
-	s.hosts["srv-prod"].foreign = []*v1.FoundInstance{{Kind: "volume", Name: "infractl-" + id + "-data", Id: id}}
+	s.host("srv-prod", func(h *host) {
+		h.foreign = []*v1.FoundInstance{{Kind: "volume", Name: "infractl-" + id + "-data", Id: id}}
+	})
 	res, err := s.service.PurgeInstance(ctx(), &v1.PurgeInstanceRequest{Name: "acme", Early: true})
 	if err != nil {
 		t.Fatal(err)
@@ -185,7 +187,7 @@ func TestPurgeThatLeavesSomethingIsNotCertified(t *testing.T) {
 	if got := s.get("acme"); got.GetState() != v1.InstanceState_INSTANCE_STATE_BROKEN {
 		t.Errorf("shown as %v", got.GetState())
 	}
-	s.hosts["srv-prod"].foreign = nil
+	s.host("srv-prod", func(h *host) { h.foreign = nil })
 	if _, err := s.engine.Retry(ctx(), op.GetId(), "anna"); err != nil {
 		t.Fatal(err)
 	}
@@ -231,7 +233,7 @@ func TestConfigureChangesWhatIsSet(t *testing.T) {
 func TestChangeThatFailsIsTakenBack(t *testing.T) {
 	s := serving(t)
 	s.want(s.create("acme"), succeeded)
-	s.hosts["srv-prod"].away = true
+	s.host("srv-prod", func(h *host) { h.away = true })
 	res, err := s.service.SuspendInstance(ctx(), &v1.SuspendInstanceRequest{Name: "acme"})
 	if err != nil {
 		t.Fatal(err)
@@ -248,7 +250,7 @@ func TestChangeThatFailsIsTakenBack(t *testing.T) {
 	if got := s.get("acme"); got.GetName() != "acme" || got.GetState() != v1.InstanceState_INSTANCE_STATE_ACTIVE {
 		t.Errorf("instance %v", got)
 	}
-	s.hosts["srv-prod"].away = false
+	s.host("srv-prod", func(h *host) { h.away = false })
 	s.want(s.create("beta"), succeeded)
 }
 

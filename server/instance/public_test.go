@@ -248,7 +248,7 @@ func TestAuditComparesCertificates(t *testing.T) {
 	if got := s.auditOf(); !slices.Equal(got, []string{"different certificate " + ownName + " acme srv-dhcp-dns"}) {
 		t.Errorf("findings %q", got)
 	}
-	s.hosts["srv-dhcp-dns"].away = true
+	s.host("srv-dhcp-dns", func(h *host) { h.away = true })
 	if got := s.auditOf(); !slices.Contains(got, "different certificate srv-dhcp-dns  srv-dhcp-dns") {
 		t.Errorf("a proxy that cannot be asked is not told of: %q", got)
 	}

@@ -51,7 +51,7 @@ func TestAuditFindsDifferencesBothWays(t *testing.T) {
 	if got := s.auditOf(); !slices.Equal(got, want) {
 		t.Errorf("findings %q\nwant %q", got, want)
 	}
-	s.hosts["srv-pre-prod"].away = true
+	s.host("srv-pre-prod", func(h *host) { h.away = true })
 	if got := s.auditOf(); !slices.ContainsFunc(got, func(f string) bool { return strings.Contains(f, "front srv-pre-prod") }) {
 		t.Errorf("a host that cannot be asked is not told of: %q", got)
 	}
@@ -101,11 +101,13 @@ func TestSickInstanceIsShownAsBroken(t *testing.T) {
 	// What the host itself reports counts at once.
 	for _, told := range []func(){
 		func() {
-			s.hosts["srv-prod"].degraded = []string{"dolibarr: instance acme: the database does not start"}
+			s.host("srv-prod", func(h *host) { h.degraded = []string{"dolibarr: instance acme: the database does not start"} })
 		},
 		func() {
-			s.hosts["srv-prod"].degraded = nil
-			s.hosts["srv-prod"].drift = []*v1.Change{{Provider: "dolibarr", Subject: "container infractl-" + id + "-app"}}
+			s.host("srv-prod", func(h *host) { h.degraded = nil })
+			s.host("srv-prod", func(h *host) {
+				h.drift = []*v1.Change{{Provider: "dolibarr", Subject: "container infractl-" + id + "-app"}}
+			})
 		},
 	} {
 		told()
@@ -228,7 +230,7 @@ func TestLostTemplateIsMadeAgain(t *testing.T) {
 	if n := refresh(); n != 1 {
 		t.Errorf("made again without need: %d", n)
 	}
-	s.hosts["srv-prod"].warm = map[string]bool{}
+	s.host("srv-prod", func(h *host) { h.warm = map[string]bool{} })
 	op := s.create("acme")
 	s.want(op, succeeded)
 	if said := op.GetSteps()[3].GetMessage(); !strings.HasPrefix(said, "installed") {
